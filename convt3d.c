@@ -1,0 +1,2 @@
+#define CONVT3D_IMPLEMENTATION
+#include "convt3d.h"

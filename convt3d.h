@@ -1,0 +1,1590 @@
+/* convt3d.h - 3-D transposed convolution (PyTorch's nn.ConvTranspose3d) as one C header.
+ *
+ * Public domain or MIT-0, at your choice: see the end of the file LICENSE. C99, C++17, CUDA C++.
+ *
+ * USE
+ *     In exactly one C or C++ file:             Everywhere else:
+ *         #define CONVT3D_IMPLEMENTATION            #include "convt3d.h"
+ *         #include "convt3d.h"
+ *     (or compile convt3d.c, which is those two lines). Build it with -O2 and, for threads, -fopenmp.
+ *
+ *         convt3d_desc desc = {0};                          zero means the default
+ *         desc.batch = 1;  desc.in_channels = 8;  desc.out_channels = 4;
+ *         for (int a = 0; a < 3; a++) { desc.in_size[a] = 16;  desc.kernel[a] = 2;  desc.stride[a] = 2; }
+ *         convt3d_io io = {0};  io.x = x;  io.w = w;  io.bias = bias;  io.y = y;
+ *         convt3d_error error;
+ *         if (convt3d(&desc, &io, &error) != CONVT3D_OK) fprintf(stderr, "%s\n", error.text);
+ *
+ * WHAT IT COMPUTES
+ *     y = bias;  y[n, oc, i*stride - padding + k*dilation] += x[n, ic, i] * w[ic, oc within its group, k]
+ *     on each of the three axes, for every ic of the group of oc, every input index i and every tap k whose target
+ *     lies inside the output. The output size is that of PyTorch, per axis:
+ *         (in_size - 1)*stride - 2*padding + dilation*(kernel - 1) + output_padding + 1
+ *     Every parameter may differ from axis to axis. Axes are always in the order depth, height, width.
+ *
+ * WHAT IT DOES NOT
+ *     Pooling, softmax and data loading are not this library's job. It never prints, aborts, exits, starts a
+ *     constructor or keeps global state. A back end that was not compiled in is absent: asking for it is an error.
+ *
+ * TENSORS
+ *     x       [batch, in_channels,  in_size...]   laid out as desc.layout or desc.x_stride says
+ *     w       [in_channels, out_channels/groups, kernel...]   dense, in this order in every layout
+ *     bias    [out_channels], or NULL for none
+ *     y       [batch, out_channels, output size...]   laid out as desc.layout or desc.y_stride says
+ *     All have the type desc.dtype. f16 and bf16 are bit patterns in uint16_t. An empty tensor may be NULL.
+ *     y must not overlap x, w, bias or workspace; channel slices of one buffer that interleave without sharing an
+ *     element do not overlap. Nothing outside the elements named above is read or written.
+ *
+ * FIELDS OF convt3d_desc
+ *     field           unit       zero means        least    most
+ *     batch           samples    0 (y is empty)    0        -         what the sizes multiply to must fit int64_t
+ *     in_channels     channels   an error          1        -         multiple of groups
+ *     out_channels    channels   an error          1        -         multiple of groups
+ *     groups          groups     1                 1        -
+ *     in_size[3]      voxels     an error          1        -         0 is legal with fixed_out_size
+ *     kernel[3]       taps       an error          1        -
+ *     stride[3]       voxels     1                 1        -
+ *     padding[3]      voxels     0                 any      any       the low side; negative adds bias-only voxels
+ *     output_padding  voxels     0                 0        max(stride, dilation) - 1    the high side
+ *     dilation[3]     voxels     1                 1        -
+ *     fixed_out_size  flag       0                 0        1         1: out_size is taken as given
+ *     out_size[3]     voxels     0                 0        -         only with fixed_out_size; what no tap reaches
+ *                                                                     is the bias; output_padding must then be 0
+ *     dtype           enum       CONVT3D_F32
+ *     layout          enum       CONVT3D_NCDHW
+ *     x_stride[5]     elements   dense in layout   0        -         order n, c, d, h, w in every layout; all five
+ *     y_stride[5]     elements   dense in layout   1        -         zero = dense; y's elements must not overlap
+ *     device          enum       CONVT3D_DEVICE_CPU
+ *     math            enum       CONVT3D_ACCURATE                     CONVT3D_TF32 permits the device's TF32 units
+ *     threads         threads    all of OpenMP's   1        -         CPU only; the result never depends on it
+ *     workspace_limit bytes      no limit          1        -         only kernels that need no more are taken
+ *     alignment       bytes      16                element  -         power of two; of x, w, w_packed and y
+ *     cuda_arch       10*major + minor; 0: the current device. To plan for a card that is not there.
+ *     force           text       the fastest                          name of the one kernel to use, or an error
+ *     reserved        -          must be zero
+ *
+ * CALLS
+ *     convt3d()                  plans, finds its workspace, runs, returns when y is there. Pointers may have any
+ *                                alignment down to their element's.
+ *     convt3d_plan_init()        validates, chooses the kernel. A plan owns nothing: copy it, share it, forget it.
+ *     convt3d_workspace_size()   bytes of workspace that convt3d_run() wants with this plan.
+ *     convt3d_run()              computes. Allocates nothing. On the CPU it returns when y is there.
+ *     convt3d_packed_size(), convt3d_pack_weights()   weights laid out once for many runs. Give io.w_packed and
+ *                                io.pack_tag instead of io.w. The tag refuses a pack made for another kernel, another
+ *                                geometry of the weights or another machine; batch and in_size may differ.
+ *     convt3d_plan_info()        output size, kernel, FLOPs, bytes, workspace.
+ *     convt3d_explain()          the same as text, with why each other kernel was refused.
+ *     convt3d_output_size(), convt3d_solve_output_padding(), convt3d_from_onnx(), convt3d_slab()   geometry.
+ *
+ * ERRORS
+ *     Every call returns a convt3d_status, CONVT3D_OK being 0, and fills the convt3d_error that it is given (NULL is
+ *     allowed). There is one status for every rule; the list CONVT3D_STATUSES below has them all with their messages.
+ *     A failing call has written nothing to y, except where its status says otherwise.
+ *
+ * NUMERIC CONTRACT  (docs/numerics.md derives it, tests/ enforces it)
+ *     K = number of products that enter an output, S = sum of |x||w| over them + |bias|, u = 2^-24 (f64: 2^-53),
+ *     eta = smallest subnormal of the accumulator, y64 = the value in exact arithmetic.
+ *     1. Integer data with S < 2^24 (f64: 2^53) and operands up to 2^11 (bf16: 2^8) give the exact result.
+ *     2. |y - y64| <= (K+4)*2u*S + (K+1)*eta + max(u_out*|y64|, eta_out/2). K = 0 gives exactly the rounded bias.
+ *        CONVT3D_TF32 may add 2^-10 * S. Where S exceeds the accumulator's range nothing is promised; otherwise
+ *        overflow of the output type gives infinity. The reference accumulates in double.
+ *     3. The same bits on every run, for any number of threads; a sample's bits do not depend on its batch.
+ *     4. NaN and infinity reach exactly the outputs whose window covers them (zero times infinity is NaN).
+ *     5. Subnormals are not flushed. Conversions round to nearest, ties to even.
+ *     6. Slabs equal the whole bit for bit under kernels whose convt3d_plan_info says exact_slabs.
+ *     Compile without -ffast-math and its parts: they void items 2, 4 and 5.
+ *
+ * MACROS, defined before the implementation
+ *     CONVT3D_STATIC                        every public function static: several files may hold private copies
+ *     CONVT3D_API                           put before every declaration (visibility, dllexport, ...)
+ *     CONVT3D_MALLOC(context, bytes), CONVT3D_FREE(context, pointer)   both or neither; context is io.alloc_context
+ *     CONVT3D_CPU_FAST                      cpu/convt3d_cpu.c is linked
+ *     CONVT3D_CUDA                          cuda/convt3d_cuda.cu is linked
+ */
+#ifndef CONVT3D_H
+#define CONVT3D_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define CONVT3D_VERSION "0.1.0"
+
+#ifndef CONVT3D_API
+#  if defined(CONVT3D_STATIC) && defined(__GNUC__)
+#    define CONVT3D_API __attribute__((unused)) static
+#  elif defined(CONVT3D_STATIC)
+#    define CONVT3D_API static
+#  elif defined(__GNUC__) && !defined(_WIN32)
+#    define CONVT3D_API extern __attribute__((visibility("default")))
+#  elif defined(_WIN32) && defined(CONVT3D_SHARED)
+#    define CONVT3D_API extern __declspec(dllexport)
+#  else
+#    define CONVT3D_API extern
+#  endif
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { CONVT3D_F32 = 0, CONVT3D_F64 = 1, CONVT3D_F16 = 2, CONVT3D_BF16 = 3 };                     /* desc.dtype  */
+enum { CONVT3D_NCDHW = 0, CONVT3D_NDHWC = 1 };                                                    /* desc.layout */
+enum { CONVT3D_DEVICE_CPU = 0, CONVT3D_DEVICE_CUDA = 1 };                                          /* desc.device */
+enum { CONVT3D_ACCURATE = 0, CONVT3D_TF32 = 1 };                                                  /* desc.math   */
+enum { CONVT3D_FORWARD = 0 };                                                                     /* pass        */
+
+/* Every rule, its status, and its message: %f field, %a axis, %g the value given, %l the limit, %s detail. */
+#define CONVT3D_STATUSES(X) \
+    X(OK,                        "ok") \
+    X(NULL_ARGUMENT,             "%f must not be NULL") \
+    X(RESERVED_NOT_ZERO,         "%f[%a] = %g must be zero") \
+    X(PASS_UNKNOWN,              "pass = %g is none of CONVT3D_FORWARD (0)") \
+    X(PLAN_INVALID,              "plan was not made by a successful convt3d_plan_init") \
+    X(DTYPE_UNKNOWN,             "dtype = %g is none of f32 (0), f64 (1), f16 (2), bf16 (3)") \
+    X(LAYOUT_UNKNOWN,            "layout = %g is none of NCDHW (0), NDHWC (1)") \
+    X(DEVICE_UNKNOWN,            "device = %g is none of CPU (0), CUDA (1)") \
+    X(MATH_UNKNOWN,              "math = %g is none of accurate (0), TF32 (1)") \
+    X(FLAG_INVALID,              "%f = %g must be 0 or 1") \
+    X(BATCH_NEGATIVE,            "batch = %g must not be negative") \
+    X(IN_CHANNELS_NOT_POSITIVE,  "in_channels = %g must be at least 1") \
+    X(OUT_CHANNELS_NOT_POSITIVE, "out_channels = %g must be at least 1") \
+    X(GROUPS_NEGATIVE,           "groups = %g must not be negative (0 means 1)") \
+    X(GROUPS_DIVIDE_IN,          "groups = %g must divide in_channels = %l") \
+    X(GROUPS_DIVIDE_OUT,         "groups = %g must divide out_channels = %l") \
+    X(IN_SIZE_TOO_SMALL,         "in_size[%a] = %g must be at least %l") \
+    X(KERNEL_NOT_POSITIVE,       "kernel[%a] = %g must be at least 1") \
+    X(STRIDE_NEGATIVE,           "stride[%a] = %g must not be negative (0 means 1)") \
+    X(DILATION_NEGATIVE,         "dilation[%a] = %g must not be negative (0 means 1)") \
+    X(OUTPUT_PADDING_NEGATIVE,   "output_padding[%a] = %g must not be negative") \
+    X(OUTPUT_PADDING_TOO_LARGE,  "output_padding[%a] = %g must be smaller than max(stride[%a], dilation[%a]) = %l") \
+    X(OUTPUT_PADDING_AND_OUT_SIZE, "output_padding[%a] = %g must be 0 when fixed_out_size is set") \
+    X(OUT_SIZE_NEGATIVE,         "out_size[%a] = %g must not be negative") \
+    X(OUT_SIZE_NOT_FIXED,        "out_size[%a] = %g is only read when fixed_out_size is set") \
+    X(OUTPUT_EMPTY,              "the output size on axis %a is %g: padding[%a] = %l crops everything") \
+    X(GEOMETRY_OVERFLOW,         "%f[%a] = %g takes the indices on axis %a beyond 64 bits") \
+    X(X_TOO_LARGE,               "x exceeds the address space of %l bytes") \
+    X(W_TOO_LARGE,               "w exceeds the address space of %l bytes") \
+    X(Y_TOO_LARGE,               "y exceeds the address space of %l bytes") \
+    X(X_STRIDE_NEGATIVE,         "x_stride[%a] = %g must not be negative") \
+    X(Y_STRIDE_NEGATIVE,         "y_stride[%a] = %g must not be negative") \
+    X(Y_STRIDE_OVERLAP,          "y_stride[%a] = %g must be at least %l, or elements of y overlap") \
+    X(THREADS_NEGATIVE,          "threads = %g must not be negative (0 means all)") \
+    X(WORKSPACE_LIMIT_NEGATIVE,  "workspace_limit = %g must not be negative (0 means none)") \
+    X(ALIGNMENT_INVALID,         "alignment = %g must be a power of two and at least the element size %l (0 means 16)") \
+    X(CUDA_ARCH_NEGATIVE,        "cuda_arch = %g must not be negative (0 means the current device)") \
+    X(FORCE_NOT_TERMINATED,      "force has no terminating zero within its %l bytes") \
+    X(KERNEL_UNKNOWN,            "force = \"%s\" names no kernel of this build, device and pass") \
+    X(REFUSED,                   "force = \"%s\"") \
+    X(NO_KERNEL,                 "no kernel takes this problem: %s") \
+    X(CUDA_ABSENT,               "device = CUDA, but this build has no CUDA back end (CONVT3D_CUDA was not defined)") \
+    X(W_AND_PACKED,              "w and w_packed are both given; exactly one is wanted") \
+    X(PACK_MISMATCH,             "pack_tag = %g is not that of this plan's kernel, weights and machine (%l)") \
+    X(MISALIGNED,                "%f is not aligned to alignment = %l bytes") \
+    X(ALIASED,                   "y overlaps %f") \
+    X(WORKSPACE_TOO_SMALL,       "workspace_bytes = %g is less than the %l bytes of convt3d_workspace_size") \
+    X(OUT_OF_MEMORY,             "out of memory: %l bytes of workspace") \
+    X(SLAB_AXIS,                 "axis = %g must be 0, 1 or 2") \
+    X(SLAB_RANGE,                "%f = %g lies outside the slab range that ends at %l") \
+    X(OUTPUT_SIZE_UNREACHABLE,   "output size %g on axis %a needs output_padding[%a] = %l, outside 0 ... max(stride[%a], dilation[%a]) - 1") \
+    X(ONNX_AUTO_PAD_UNKNOWN,     "auto_pad = %g is none of NOTSET (0), SAME_UPPER (1), SAME_LOWER (2), VALID (3)") \
+    X(ONNX_PADS_WITH_AUTO_PAD,   "pads[%a] = %g must be 0 when auto_pad is set") \
+    X(ONNX_OUTPUT_SHAPE,         "output_shape[%a] = %g must be at least 1")
+
+typedef enum convt3d_status {
+#define CONVT3D__X(id, message) CONVT3D_##id,
+    CONVT3D_STATUSES(CONVT3D__X)
+#undef CONVT3D__X
+    CONVT3D_STATUS_COUNT
+} convt3d_status;
+
+typedef struct convt3d_error {
+    convt3d_status status;
+    const char *field;       /* name of the offending field or argument; "" when there is none          */
+    int32_t axis;            /* 0, 1, 2 = depth, height, width (0..4 for strides); -1 when there is none */
+    int64_t got, limit;      /* the value found and the one it broke; 0 when there is none              */
+    char text[192];          /* one sentence, zero-terminated                                           */
+} convt3d_error;
+
+/* The problem. Zero-initialise it; the table above has every field. */
+typedef struct convt3d_desc {
+    int64_t batch, in_channels, out_channels, groups;
+    int64_t in_size[3], kernel[3], stride[3], padding[3], output_padding[3], dilation[3];
+    int64_t out_size[3];
+    int32_t fixed_out_size;
+    int32_t dtype, layout, device, math, threads;
+    int64_t x_stride[5], y_stride[5];
+    int64_t workspace_limit, alignment;
+    int32_t cuda_arch;
+    char force[32];
+    int32_t reserved[15];
+} convt3d_desc;
+
+/* A validated problem with its kernel. Plain bytes of one size in every build; read it with convt3d_plan_info(). */
+typedef struct convt3d_plan { uint64_t opaque[160]; } convt3d_plan;
+
+/* The pointers of one call. Zero-initialise it. Device = CPU wants memory that the host can read. */
+typedef struct convt3d_io {
+    const void *x, *w, *bias;
+    void *y;
+    const void *w_packed;       /* instead of w: what convt3d_pack_weights() wrote ...  */
+    uint64_t pack_tag;          /* ... and the tag it returned                          */
+    void *workspace;            /* convt3d_run() only: convt3d() finds its own          */
+    int64_t workspace_bytes;
+    void *stream;               /* device = CUDA: the cudaStream_t; otherwise ignored    */
+    void *alloc_context;        /* handed to CONVT3D_MALLOC and CONVT3D_FREE            */
+} convt3d_io;
+
+typedef struct convt3d_info {
+    char kernel[32];
+    int64_t out_size[3];
+    int64_t workspace_bytes, packed_bytes;
+    double flops;               /* 2 * products that land inside the output: nothing is counted for cropped taps */
+    double bytes;               /* x, w, bias read once and y written once                                       */
+    int32_t exact_slabs;        /* 1: convt3d_slab() pieces equal the whole bit for bit                          */
+} convt3d_info;
+
+CONVT3D_API convt3d_status convt3d(const convt3d_desc *desc, const convt3d_io *io, convt3d_error *error);
+
+CONVT3D_API convt3d_status convt3d_plan_init(convt3d_plan *plan, const convt3d_desc *desc, int32_t pass,
+                                             convt3d_error *error);
+CONVT3D_API int64_t convt3d_workspace_size(const convt3d_plan *plan);   /* bytes; -1 for an invalid plan */
+CONVT3D_API convt3d_status convt3d_run(const convt3d_plan *plan, const convt3d_io *io, convt3d_error *error);
+
+/* Packing is legal with every kernel; where a kernel reads w as it is, the pack is a copy. w and packed are where the
+ * plan's device reads them; stream as in convt3d_io. *tag is what io.pack_tag wants. */
+CONVT3D_API int64_t convt3d_packed_size(const convt3d_plan *plan);      /* bytes; -1 for an invalid plan */
+CONVT3D_API convt3d_status convt3d_pack_weights(const convt3d_plan *plan, const void *w, void *packed, uint64_t *tag,
+                                                void *stream, convt3d_error *error);
+
+CONVT3D_API convt3d_status convt3d_plan_info(const convt3d_plan *plan, convt3d_info *info, convt3d_error *error);
+/* Writes at most size bytes with the terminating zero, as snprintf does; *needed (nullable) is the full length. */
+CONVT3D_API convt3d_status convt3d_explain(const convt3d_desc *desc, int32_t pass, char *text, size_t size,
+                                           size_t *needed, convt3d_error *error);
+
+CONVT3D_API convt3d_status convt3d_output_size(const convt3d_desc *desc, int64_t out_size[3], convt3d_error *error);
+
+/* Sets desc->output_padding so that the output has the wanted size, as PyTorch's output_size argument does. */
+CONVT3D_API convt3d_status convt3d_solve_output_padding(convt3d_desc *desc, const int64_t wanted[3],
+                                                        convt3d_error *error);
+
+/* The problem that computes outputs [begin, end) of one axis: *sub has the strides of the whole and reads inputs
+ * [*in_begin, *in_end) of that axis. Call it with y + begin*y_stride[2+axis], x + in_begin*x_stride[2+axis], the
+ * strides being those in *sub. Slabs of slabs are boxes. begin == end and an empty input range are legal. */
+CONVT3D_API convt3d_status convt3d_slab(const convt3d_desc *desc, int32_t axis, int64_t begin, int64_t end,
+                                        convt3d_desc *sub, int64_t *in_begin, int64_t *in_end, convt3d_error *error);
+
+/* ONNX ConvTranspose (opset 22). Fill desc with batch, channels, in_size, kernel (kernel_shape), stride, dilation and
+ * groups; this adds auto_pad, pads, output_padding and output_shape, and sets padding and the fixed output size.
+ * Where output_shape or SAME_* would need a negative total padding, the padding is 0 and the far end is bias, as in
+ * onnxruntime. */
+enum { CONVT3D_ONNX_NOTSET = 0, CONVT3D_ONNX_SAME_UPPER = 1, CONVT3D_ONNX_SAME_LOWER = 2, CONVT3D_ONNX_VALID = 3 };
+typedef struct convt3d_onnx {
+    int32_t auto_pad;           /* enum above */
+    int32_t has_output_shape;
+    int64_t pads[6];            /* begin of D, H, W, then end of D, H, W; may be negative */
+    int64_t output_shape[3];    /* spatial axes only */
+} convt3d_onnx;
+CONVT3D_API convt3d_status convt3d_from_onnx(convt3d_desc *desc, const convt3d_onnx *onnx, convt3d_error *error);
+
+/* Bit patterns of the 16-bit types; to nearest, ties to even, from any double. A NaN stays a (quiet) NaN. */
+CONVT3D_API uint16_t convt3d_f16_from_double(double value);
+CONVT3D_API uint16_t convt3d_bf16_from_double(double value);
+CONVT3D_API double convt3d_double_from_f16(uint16_t bits);
+CONVT3D_API double convt3d_double_from_bf16(uint16_t bits);
+
+CONVT3D_API const char *convt3d_status_string(convt3d_status status);   /* "OUTPUT_PADDING_TOO_LARGE" */
+CONVT3D_API const char *convt3d_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* CONVT3D_H */
+
+#if defined(CONVT3D_IMPLEMENTATION) || defined(CONVT3D_BACKEND)
+/* ====================================================================================================================
+ * INTERNAL: what the back ends share with this file. cpu/ and cuda/ see it by defining CONVT3D_BACKEND.
+ */
+#ifndef CONVT3D__INTERNAL
+#define CONVT3D__INTERNAL
+
+#include <string.h>
+
+#if defined(__GNUC__)
+#  define CONVT3D__UNUSED __attribute__((unused))
+#  define CONVT3D__HIDDEN __attribute__((visibility("hidden")))
+#else
+#  define CONVT3D__UNUSED
+#  define CONVT3D__HIDDEN
+#endif
+#if defined(_WIN32)
+#  undef CONVT3D__HIDDEN
+#  define CONVT3D__HIDDEN
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One axis of a validated problem. Outputs with the same (o + padding) mod stride are a phase. With g = gcd(stride,
+ * dilation), a phase is reached only if g divides its residue r; then its taps are k = k0 + t*(stride/g) with
+ * k0 = (r/g) * inverse(dilation/g) mod (stride/g), and output o reads input (o + padding - k0*dilation)/stride
+ * - t*(dilation/g): inside a phase the operator is a dense correlation of unit stride. */
+typedef struct convt3d__axis {
+    int64_t in, out, kernel, stride, padding, dilation;
+    int64_t gcd;            /* of stride and dilation                                    */
+    int64_t tap_step;       /* stride/gcd:   from one tap of a phase to the next, in k   */
+    int64_t in_step;        /* dilation/gcd: from one tap of a phase to the next, in i   */
+    int64_t inverse;        /* of in_step modulo tap_step                                */
+} convt3d__axis;
+
+/* Taps k, k + tap_step, ... (count of them) of one phase; tap t reads input i - t*in_step. */
+typedef struct convt3d__taps { int64_t k, i, count; } convt3d__taps;
+
+typedef struct convt3d__plan {
+    uint64_t magic;
+    convt3d_desc desc;                  /* every default filled in */
+    int32_t pass, row;                  /* row: index into the back ends */
+    convt3d__axis axis[3];
+    int64_t in_group, out_group;        /* channels of one group */
+    int64_t taps;                       /* of the whole kernel */
+    int64_t x_count, w_count, y_count;  /* elements */
+    int64_t x_extent, y_extent;         /* elements from the first to one past the last, strides included */
+    int64_t workspace, packed;          /* bytes */
+    uint64_t pack_tag, pack_variant;    /* variant: set by the back end where one kernel packs in several ways */
+    int64_t state[40];                  /* the chosen back end's own, filled by its refuses() */
+} convt3d__plan;
+
+/* One kernel of one device. refuses() returns 0 if it takes the problem, and may then fill plan->state and
+ * plan->pack_variant; otherwise it writes why. pack == NULL: the pack is w itself. */
+typedef struct convt3d__backend {
+    const char *name;
+    int32_t device, pass, exact_slabs;
+    int32_t (*refuses)(convt3d__plan *plan, char why[96]);
+    double (*cost)(const convt3d__plan *plan);          /* estimated seconds */
+    int64_t (*workspace)(const convt3d__plan *plan);    /* bytes */
+    int64_t (*packed)(const convt3d__plan *plan);       /* bytes */
+    convt3d_status (*pack)(const convt3d__plan *plan, const void *w, void *packed, void *stream, convt3d_error *error);
+    convt3d_status (*run)(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error);
+} convt3d__backend;
+
+#ifdef CONVT3D_CPU_FAST
+extern CONVT3D__HIDDEN const convt3d__backend convt3d__cpu_backends[];
+extern CONVT3D__HIDDEN const int32_t convt3d__cpu_backend_count;
+#endif
+#ifdef CONVT3D_CUDA
+extern CONVT3D__HIDDEN const convt3d__backend convt3d__cuda_backends[];
+extern CONVT3D__HIDDEN const int32_t convt3d__cuda_backend_count;
+CONVT3D__HIDDEN convt3d_status convt3d__cuda_call(const convt3d_desc *desc, const convt3d_io *io, convt3d_error *error);
+#endif
+
+CONVT3D__UNUSED static int64_t convt3d__min(int64_t a, int64_t b) { return a < b ? a : b; }
+CONVT3D__UNUSED static int64_t convt3d__max(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* Rounding toward minus and plus infinity for b > 0: C's / and % round toward zero. */
+CONVT3D__UNUSED static int64_t convt3d__floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+CONVT3D__UNUSED static int64_t convt3d__ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
+CONVT3D__UNUSED static int64_t convt3d__floor_mod(int64_t a, int64_t b) { return a % b + (a % b < 0 ? b : 0); }
+
+/* a*b mod m for 0 <= a, b < m, for any m: beyond 2^31 by doubling, since the product would overflow. */
+CONVT3D__UNUSED static int64_t convt3d__mul_mod(int64_t a, int64_t b, int64_t m)
+{
+    int64_t product = 0;
+    if (m <= INT32_MAX) return a * b % m;
+    for (; b > 0; b >>= 1) {
+        if (b & 1) product = product >= m - a ? product - (m - a) : product + a;
+        a = a >= m - a ? a - (m - a) : a + a;
+    }
+    return product;
+}
+
+/* First tap of the phase of output o, or -1 when no tap of the kernel reaches that phase. */
+CONVT3D__UNUSED static int64_t convt3d__first_tap(const convt3d__axis *axis, int64_t o)
+{
+    int64_t residue = convt3d__floor_mod(o + axis->padding, axis->stride), k;
+    if (residue % axis->gcd != 0) return -1;
+    k = convt3d__mul_mod(residue / axis->gcd, axis->inverse, axis->tap_step);
+    return k < axis->kernel ? k : -1;
+}
+
+/* The taps that reach any of the outputs o, o + stride, ..., o + (columns - 1)*stride. i belongs to output o: it may
+ * lie outside the input there, and inside for a later column. */
+CONVT3D__UNUSED static convt3d__taps convt3d__taps_of(const convt3d__axis *axis, int64_t o, int64_t columns)
+{
+    convt3d__taps taps = {0, 0, 0};
+    int64_t k = convt3d__first_tap(axis, o), i, first, last;
+    if (k < 0) return taps;
+    i = (o + axis->padding - k * axis->dilation) / axis->stride;    /* exact */
+    first = convt3d__max(0, convt3d__ceil_div(i - (axis->in - 1), axis->in_step));
+    last = convt3d__min((axis->kernel - 1 - k) / axis->tap_step,
+                        convt3d__floor_div(i + columns - 1, axis->in_step));
+    if (first > last) return taps;
+    taps.k = k + first * axis->tap_step;
+    taps.i = i - first * axis->in_step;
+    taps.count = last - first + 1;
+    return taps;
+}
+
+CONVT3D__UNUSED static int64_t convt3d__element_size(int32_t dtype)
+{
+    return dtype == CONVT3D_F64 ? 8 : dtype == CONVT3D_F32 ? 4 : 2;
+}
+
+/* Text that ends quietly where its room does; length goes on counting, as snprintf's does. */
+typedef struct convt3d__text { char *at; size_t room, length; } convt3d__text;
+
+CONVT3D__UNUSED static void convt3d__put(convt3d__text *text, const char *s)
+{
+    for (; *s; s++, text->length++)
+        if (text->length + 1 < text->room) text->at[text->length] = *s;
+    if (text->room > 0) text->at[text->length < text->room ? text->length : text->room - 1] = 0;
+}
+
+CONVT3D__UNUSED static void convt3d__put_int(convt3d__text *text, int64_t value)
+{
+    char digits[24];
+    size_t i = sizeof digits;
+    uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+    digits[--i] = 0;
+    do digits[--i] = (char)('0' + (char)(rest % 10)); while ((rest /= 10) > 0);
+    if (value < 0) digits[--i] = '-';
+    convt3d__put(text, digits + i);
+}
+
+CONVT3D__UNUSED static const char *convt3d__message(convt3d_status status)
+{
+    static const char *const messages[] = {
+#define CONVT3D__X(id, message) message,
+        CONVT3D_STATUSES(CONVT3D__X)
+#undef CONVT3D__X
+    };
+    return messages[status];
+}
+
+/* Fills *error (nullable) from the status's message and returns the status. */
+CONVT3D__UNUSED static convt3d_status convt3d__fail(convt3d_error *error, convt3d_status status, const char *field,
+                                                    int32_t axis, int64_t got, int64_t limit, const char *detail)
+{
+    convt3d__text text;
+    const char *m;
+    char letter[2] = {0, 0};
+    if (!error) return status;
+    error->status = status;  error->field = field;  error->axis = axis;  error->got = got;  error->limit = limit;
+    text.at = error->text;  text.room = sizeof error->text;  text.length = 0;
+    for (m = convt3d__message(status); *m; m++) {
+        if (*m != '%') { letter[0] = *m;  convt3d__put(&text, letter);  continue; }
+        switch (*++m) {
+        case 'f': convt3d__put(&text, field);  break;
+        case 's': convt3d__put(&text, detail);  break;
+        case 'a': convt3d__put_int(&text, axis);  break;
+        case 'g': convt3d__put_int(&text, got);  break;
+        default:  convt3d__put_int(&text, limit);  break;
+        }
+    }
+    return status;
+}
+
+CONVT3D__UNUSED static convt3d_status convt3d__ok(convt3d_error *error)
+{
+    return convt3d__fail(error, CONVT3D_OK, "", -1, 0, 0, "");
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* CONVT3D__INTERNAL */
+#endif
+
+#if defined(CONVT3D_IMPLEMENTATION) && !defined(CONVT3D__IMPLEMENTED)
+#define CONVT3D__IMPLEMENTED
+/* ====================================================================================================================
+ * IMPLEMENTATION
+ */
+#if !defined(CONVT3D_MALLOC) && !defined(CONVT3D_FREE)
+#  include <stdlib.h>
+#  define CONVT3D_MALLOC(context, bytes) ((void)(context), malloc(bytes))
+#  define CONVT3D_FREE(context, pointer) ((void)(context), free(pointer))
+#elif !defined(CONVT3D_MALLOC) || !defined(CONVT3D_FREE)
+#  error "convt3d: define both CONVT3D_MALLOC and CONVT3D_FREE, or neither"
+#endif
+
+#ifdef _OPENMP
+#  include <omp.h>
+#endif
+
+#if defined(__cplusplus) && (defined(__GNUC__) || defined(_MSC_VER))
+#  define CONVT3D__RESTRICT __restrict
+#elif defined(__STDC_VERSION__) && __STDC_VERSION__ >= 199901L
+#  define CONVT3D__RESTRICT restrict
+#else
+#  define CONVT3D__RESTRICT
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CONVT3D__PLAN_MAGIC UINT64_C(0x6433747670c0fe01)
+typedef char convt3d__plan_fits[sizeof(convt3d__plan) <= sizeof(convt3d_plan) ? 1 : -1];
+
+/* --------------------------------------------------------------------------------------------------------------------
+ * The 16-bit types
+ */
+/* value rounded to a type of 1 + exponent_bits + mantissa_bits bits, to nearest, ties to even. */
+static uint16_t convt3d__narrow(double value, int exponent_bits, int mantissa_bits)
+{
+    uint64_t bits, sign, mantissa, kept, dropped, half, infinity;
+    int exponent, shift = 52 - mantissa_bits;
+    memcpy(&bits, &value, sizeof bits);
+    sign = bits >> 63 << 15;
+    infinity = ((UINT64_C(1) << exponent_bits) - 1) << mantissa_bits;
+    mantissa = bits & ((UINT64_C(1) << 52) - 1);
+    if ((bits >> 52 & 0x7ff) == 0x7ff)          /* infinity, or NaN made quiet */
+        return (uint16_t)(sign | infinity | (mantissa ? mantissa >> shift | UINT64_C(1) << (mantissa_bits - 1) : 0));
+    exponent = (int)(bits >> 52 & 0x7ff) - 1023 + (1 << (exponent_bits - 1)) - 1;
+    if (exponent >= 1) {
+        mantissa |= (uint64_t)exponent << 52;   /* a carry out of the mantissa raises the exponent */
+    } else {                                    /* subnormal in the target: the leading one becomes explicit */
+        mantissa |= UINT64_C(1) << 52;
+        shift = shift + 1 - exponent > 62 ? 62 : shift + 1 - exponent;
+    }
+    kept = mantissa >> shift;
+    dropped = mantissa & ((UINT64_C(1) << shift) - 1);
+    half = UINT64_C(1) << (shift - 1);
+    if (dropped > half || (dropped == half && (kept & 1))) kept++;
+    return (uint16_t)(sign | (kept < infinity ? kept : infinity));
+}
+
+CONVT3D_API uint16_t convt3d_f16_from_double(double value) { return convt3d__narrow(value, 5, 10); }
+CONVT3D_API uint16_t convt3d_bf16_from_double(double value) { return convt3d__narrow(value, 8, 7); }
+
+CONVT3D_API double convt3d_double_from_f16(uint16_t bits)
+{
+    uint64_t sign = (uint64_t)(bits >> 15) << 63, exponent = bits >> 10 & 0x1f, mantissa = bits & 0x3ff, wide;
+    double value;
+    if (exponent == 0) {                        /* zero or subnormal: mantissa * 2^-24 */
+        value = (double)mantissa * (1.0 / 16777216.0);
+        return sign ? -value : value;
+    }
+    wide = sign | (exponent == 0x1f ? UINT64_C(0x7ff) : exponent + 1023 - 15) << 52 | mantissa << 42;
+    memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
+CONVT3D_API double convt3d_double_from_bf16(uint16_t bits)
+{
+    uint32_t wide = (uint32_t)bits << 16;       /* bf16 is the upper half of f32 */
+    float value;
+    memcpy(&value, &wide, sizeof value);
+    return (double)value;
+}
+
+/* --------------------------------------------------------------------------------------------------------------------
+ * Validation: from a desc to a geometry in which no later product can overflow
+ */
+/* *product = a*b, *sum = a+b; 0 where 64 bits do not hold it. */
+static int convt3d__mul(int64_t a, int64_t b, int64_t *product)     /* a, b >= 0 */
+{
+    if (b != 0 && a > INT64_MAX / b) return 0;
+    *product = a * b;
+    return 1;
+}
+
+static int convt3d__add(int64_t a, int64_t b, int64_t *sum)
+{
+    if (b > 0 ? a > INT64_MAX - b : a < INT64_MIN - b) return 0;
+    *sum = a + b;
+    return 1;
+}
+
+static int64_t convt3d__gcd(int64_t a, int64_t b)
+{
+    while (b != 0) { int64_t r = a % b;  a = b;  b = r; }
+    return a;
+}
+
+/* The x in [0, m) with a*x = 1 mod m, for coprime a and m: Euclid's extended algorithm. */
+static int64_t convt3d__inverse(int64_t a, int64_t m)
+{
+    int64_t r0 = m, r1 = a % m, x0 = 0, x1 = m > 1 ? 1 : 0;
+    while (r1 > 1) {
+        int64_t q = r0 / r1, r = r0 - q * r1, x = x0 - q * x1;      /* |x| stays below m */
+        r0 = r1;  r1 = r;  x0 = x1;  x1 = x;
+    }
+    return convt3d__floor_mod(x1, m);
+}
+
+static convt3d_status convt3d__check_enums(const convt3d_desc *d, convt3d_error *e)
+{
+    int32_t i;
+    if (d->dtype < 0 || d->dtype > CONVT3D_BF16)
+        return convt3d__fail(e, CONVT3D_DTYPE_UNKNOWN, "dtype", -1, d->dtype, CONVT3D_BF16, "");
+    if (d->layout < 0 || d->layout > CONVT3D_NDHWC)
+        return convt3d__fail(e, CONVT3D_LAYOUT_UNKNOWN, "layout", -1, d->layout, CONVT3D_NDHWC, "");
+    if (d->device < 0 || d->device > CONVT3D_DEVICE_CUDA)
+        return convt3d__fail(e, CONVT3D_DEVICE_UNKNOWN, "device", -1, d->device, CONVT3D_DEVICE_CUDA, "");
+    if (d->math < 0 || d->math > CONVT3D_TF32)
+        return convt3d__fail(e, CONVT3D_MATH_UNKNOWN, "math", -1, d->math, CONVT3D_TF32, "");
+    if (d->fixed_out_size < 0 || d->fixed_out_size > 1)
+        return convt3d__fail(e, CONVT3D_FLAG_INVALID, "fixed_out_size", -1, d->fixed_out_size, 1, "");
+    for (i = 0; i < (int32_t)(sizeof d->reserved / sizeof d->reserved[0]); i++)
+        if (d->reserved[i] != 0)
+            return convt3d__fail(e, CONVT3D_RESERVED_NOT_ZERO, "reserved", i, d->reserved[i], 0, "");
+    return CONVT3D_OK;
+}
+
+static convt3d_status convt3d__check_options(convt3d_desc *d, convt3d_error *e)
+{
+    int64_t size = convt3d__element_size(d->dtype);
+    if (d->threads < 0) return convt3d__fail(e, CONVT3D_THREADS_NEGATIVE, "threads", -1, d->threads, 0, "");
+    if (d->workspace_limit < 0)
+        return convt3d__fail(e, CONVT3D_WORKSPACE_LIMIT_NEGATIVE, "workspace_limit", -1, d->workspace_limit, 0, "");
+    if (d->alignment == 0) d->alignment = 16;
+    if (d->alignment < size || (d->alignment & (d->alignment - 1)) != 0)
+        return convt3d__fail(e, CONVT3D_ALIGNMENT_INVALID, "alignment", -1, d->alignment, size, "");
+    if (d->cuda_arch < 0) return convt3d__fail(e, CONVT3D_CUDA_ARCH_NEGATIVE, "cuda_arch", -1, d->cuda_arch, 0, "");
+    if (!memchr(d->force, 0, sizeof d->force))
+        return convt3d__fail(e, CONVT3D_FORCE_NOT_TERMINATED, "force", -1, 0, (int64_t)sizeof d->force, "");
+    return CONVT3D_OK;
+}
+
+static convt3d_status convt3d__check_channels(convt3d_desc *d, convt3d_error *e)
+{
+    if (d->batch < 0) return convt3d__fail(e, CONVT3D_BATCH_NEGATIVE, "batch", -1, d->batch, 0, "");
+    if (d->in_channels < 1)
+        return convt3d__fail(e, CONVT3D_IN_CHANNELS_NOT_POSITIVE, "in_channels", -1, d->in_channels, 1, "");
+    if (d->out_channels < 1)
+        return convt3d__fail(e, CONVT3D_OUT_CHANNELS_NOT_POSITIVE, "out_channels", -1, d->out_channels, 1, "");
+    if (d->groups < 0) return convt3d__fail(e, CONVT3D_GROUPS_NEGATIVE, "groups", -1, d->groups, 0, "");
+    if (d->groups == 0) d->groups = 1;
+    if (d->in_channels % d->groups != 0)
+        return convt3d__fail(e, CONVT3D_GROUPS_DIVIDE_IN, "groups", -1, d->groups, d->in_channels, "");
+    if (d->out_channels % d->groups != 0)
+        return convt3d__fail(e, CONVT3D_GROUPS_DIVIDE_OUT, "groups", -1, d->groups, d->out_channels, "");
+    return CONVT3D_OK;
+}
+
+/* The rules of one axis that look at each field alone; fills in the defaults. */
+static convt3d_status convt3d__check_axis(convt3d_desc *d, int32_t a, convt3d_error *e)
+{
+    int64_t least = d->fixed_out_size ? 0 : 1, reach;
+    if (d->in_size[a] < least)
+        return convt3d__fail(e, CONVT3D_IN_SIZE_TOO_SMALL, "in_size", a, d->in_size[a], least, "");
+    if (d->kernel[a] < 1) return convt3d__fail(e, CONVT3D_KERNEL_NOT_POSITIVE, "kernel", a, d->kernel[a], 1, "");
+    if (d->stride[a] < 0) return convt3d__fail(e, CONVT3D_STRIDE_NEGATIVE, "stride", a, d->stride[a], 0, "");
+    if (d->dilation[a] < 0) return convt3d__fail(e, CONVT3D_DILATION_NEGATIVE, "dilation", a, d->dilation[a], 0, "");
+    if (d->stride[a] == 0) d->stride[a] = 1;
+    if (d->dilation[a] == 0) d->dilation[a] = 1;
+    reach = convt3d__max(d->stride[a], d->dilation[a]);
+    if (d->output_padding[a] < 0)
+        return convt3d__fail(e, CONVT3D_OUTPUT_PADDING_NEGATIVE, "output_padding", a, d->output_padding[a], 0, "");
+    if (d->output_padding[a] != 0 && d->fixed_out_size)
+        return convt3d__fail(e, CONVT3D_OUTPUT_PADDING_AND_OUT_SIZE, "output_padding", a, d->output_padding[a], 0, "");
+    if (d->output_padding[a] >= reach)
+        return convt3d__fail(e, CONVT3D_OUTPUT_PADDING_TOO_LARGE, "output_padding", a, d->output_padding[a], reach, "");
+    if (d->out_size[a] != 0 && !d->fixed_out_size)
+        return convt3d__fail(e, CONVT3D_OUT_SIZE_NOT_FIXED, "out_size", a, d->out_size[a], 0, "");
+    if (d->out_size[a] < 0)
+        return convt3d__fail(e, CONVT3D_OUT_SIZE_NEGATIVE, "out_size", a, d->out_size[a], 0, "");
+    return CONVT3D_OK;
+}
+
+/* *size = (in_size - 1)*stride + dilation*(kernel - 1) + output_padding + 1 - 2*padding, each part checked. */
+static convt3d_status convt3d__axis_output(const convt3d_desc *d, int32_t a, int64_t *size, convt3d_error *e)
+{
+    int64_t spread, window;
+    if (!convt3d__mul(convt3d__max(d->in_size[a] - 1, 0), d->stride[a], &spread))
+        return convt3d__fail(e, CONVT3D_GEOMETRY_OVERFLOW, "stride", a, d->stride[a], 0, "");
+    if (!convt3d__mul(d->kernel[a] - 1, d->dilation[a], &window))
+        return convt3d__fail(e, CONVT3D_GEOMETRY_OVERFLOW, "dilation", a, d->dilation[a], 0, "");
+    if (!convt3d__add(spread, window, size) || !convt3d__add(*size, d->output_padding[a], size) ||
+        !convt3d__add(*size, 1, size))
+        return convt3d__fail(e, CONVT3D_GEOMETRY_OVERFLOW, "in_size", a, d->in_size[a], 0, "");
+    if (d->padding[a] < INT64_MIN / 4 || d->padding[a] > INT64_MAX / 4 || !convt3d__add(*size, -2 * d->padding[a], size))
+        return convt3d__fail(e, CONVT3D_GEOMETRY_OVERFLOW, "padding", a, d->padding[a], 0, "");
+    return CONVT3D_OK;
+}
+
+static convt3d_status convt3d__resolve_axis(const convt3d_desc *d, int32_t a, convt3d__axis *axis, convt3d_error *e)
+{
+    int64_t size, unused;
+    convt3d_status status = convt3d__axis_output(d, a, &size, e);
+    if (status) return status;
+    if (d->fixed_out_size) size = d->out_size[a];
+    else if (size < 1) return convt3d__fail(e, CONVT3D_OUTPUT_EMPTY, "padding", a, size, d->padding[a], "");
+    /* One stride of head room, so that the kernels' o + padding + stride - 1 and the like hold. */
+    if (!convt3d__add(size, d->padding[a] < 0 ? -d->padding[a] : d->padding[a], &unused) ||
+        !convt3d__add(unused, d->stride[a], &unused) || !convt3d__add(unused, d->dilation[a], &unused))
+        return convt3d__fail(e, CONVT3D_GEOMETRY_OVERFLOW, d->fixed_out_size ? "out_size" : "stride", a,
+                             d->fixed_out_size ? d->out_size[a] : d->stride[a], 0, "");
+    axis->in = d->in_size[a];  axis->out = size;  axis->kernel = d->kernel[a];
+    axis->stride = d->stride[a];  axis->padding = d->padding[a];  axis->dilation = d->dilation[a];
+    axis->gcd = convt3d__gcd(axis->stride, axis->dilation);
+    axis->tap_step = axis->stride / axis->gcd;
+    axis->in_step = axis->dilation / axis->gcd;
+    axis->inverse = convt3d__inverse(axis->in_step, axis->tap_step);
+    return CONVT3D_OK;
+}
+
+/* Number of elements of a tensor, if their bytes fit the address space even when the batch is 0. */
+static int convt3d__count(const int64_t size[5], int64_t element, int64_t *count)
+{
+    int64_t bytes = element, n = 1;
+    int32_t i;
+    for (i = 0; i < 5; i++) {
+        if (size[i] > 0 && !convt3d__mul(bytes, size[i], &bytes)) return 0;
+        n = size[i] == 0 ? 0 : n * size[i];
+    }
+    *count = n;
+    return (uint64_t)bytes <= (uint64_t)PTRDIFF_MAX;
+}
+
+/* Fills in dense strides where all five are zero; *extent = elements from the first to one past the last. */
+static int convt3d__strides(int64_t stride[5], const int64_t size[5], int32_t layout, int64_t element, int64_t *extent)
+{
+    static const int32_t inner_first[2][5] = {{4, 3, 2, 1, 0}, {1, 4, 3, 2, 0}};
+    int64_t reach = 1, span, bytes;
+    int32_t i, dense = 1;
+    for (i = 0; i < 5; i++) dense = dense && stride[i] == 0;
+    for (i = 0, span = 1; dense && i < 5; i++) {
+        stride[inner_first[layout][i]] = span;
+        span *= convt3d__max(size[inner_first[layout][i]], 1);
+    }
+    *extent = 0;
+    for (i = 0; i < 5; i++) {
+        if (!convt3d__mul(convt3d__max(size[i] - 1, 0), stride[i], &span) || !convt3d__add(reach, span, &reach)) return 0;
+        if (size[i] == 0) dense = -1;
+    }
+    if (dense >= 0) *extent = reach;
+    return convt3d__mul(reach, element, &bytes) && (uint64_t)bytes <= (uint64_t)PTRDIFF_MAX;
+}
+
+/* Elements of y are distinct when, from the smallest stride up, each stride steps over all that lies inside it. */
+static convt3d_status convt3d__check_distinct(const int64_t stride[5], const int64_t size[5], convt3d_error *e)
+{
+    int32_t used[5] = {0, 0, 0, 0, 0}, i, n;
+    int64_t least = 1;
+    for (i = 0; i < 5; i++) if (size[i] == 0) return CONVT3D_OK;
+    for (n = 0; n < 5; n++) {
+        int32_t next = -1;
+        for (i = 0; i < 5; i++)
+            if (!used[i] && size[i] > 1 && (next < 0 || stride[i] < stride[next])) next = i;
+        if (next < 0) return CONVT3D_OK;
+        if (stride[next] < least)
+            return convt3d__fail(e, CONVT3D_Y_STRIDE_OVERLAP, "y_stride", next, stride[next], least, "");
+        used[next] = 1;
+        least = stride[next] * (size[next] - 1) + least;
+    }
+    return CONVT3D_OK;
+}
+
+static convt3d_status convt3d__resolve_tensors(convt3d__plan *p, convt3d_error *e)
+{
+    convt3d_desc *d = &p->desc;
+    int64_t element = convt3d__element_size(d->dtype);
+    int64_t x[5], y[5], w[5];
+    int32_t i;
+    x[0] = y[0] = d->batch;  x[1] = d->in_channels;  y[1] = d->out_channels;
+    w[0] = d->in_channels;  w[1] = d->out_channels / d->groups;
+    for (i = 0; i < 3; i++) { x[2 + i] = p->axis[i].in;  y[2 + i] = p->axis[i].out;  w[2 + i] = p->axis[i].kernel; }
+    for (i = 0; i < 5; i++) {
+        if (d->x_stride[i] < 0)
+            return convt3d__fail(e, CONVT3D_X_STRIDE_NEGATIVE, "x_stride", i, d->x_stride[i], 0, "");
+        if (d->y_stride[i] < 0)
+            return convt3d__fail(e, CONVT3D_Y_STRIDE_NEGATIVE, "y_stride", i, d->y_stride[i], 0, "");
+    }
+    if (!convt3d__count(w, element, &p->w_count))
+        return convt3d__fail(e, CONVT3D_W_TOO_LARGE, "w", -1, 0, (int64_t)PTRDIFF_MAX, "");
+    if (!convt3d__count(x, element, &p->x_count) ||
+        !convt3d__strides(d->x_stride, x, d->layout, element, &p->x_extent))
+        return convt3d__fail(e, CONVT3D_X_TOO_LARGE, "x", -1, 0, (int64_t)PTRDIFF_MAX, "");
+    if (!convt3d__count(y, element, &p->y_count) ||
+        !convt3d__strides(d->y_stride, y, d->layout, element, &p->y_extent))
+        return convt3d__fail(e, CONVT3D_Y_TOO_LARGE, "y", -1, 0, (int64_t)PTRDIFF_MAX, "");
+    p->taps = w[2] * w[3] * w[4];
+    p->in_group = d->in_channels / d->groups;
+    p->out_group = d->out_channels / d->groups;
+    return convt3d__check_distinct(d->y_stride, y, e);
+}
+
+/* Everything of a plan but the kernel. */
+static convt3d_status convt3d__resolve(convt3d__plan *p, const convt3d_desc *desc, convt3d_error *e)
+{
+    convt3d_status status;
+    int32_t a;
+    if (!desc) return convt3d__fail(e, CONVT3D_NULL_ARGUMENT, "desc", -1, 0, 0, "");
+    memset(p, 0, sizeof *p);
+    p->desc = *desc;
+    if ((status = convt3d__check_enums(&p->desc, e)) != CONVT3D_OK) return status;
+    if ((status = convt3d__check_options(&p->desc, e)) != CONVT3D_OK) return status;
+    if ((status = convt3d__check_channels(&p->desc, e)) != CONVT3D_OK) return status;
+    for (a = 0; a < 3; a++) {
+        if ((status = convt3d__check_axis(&p->desc, a, e)) != CONVT3D_OK) return status;
+        if ((status = convt3d__resolve_axis(&p->desc, a, &p->axis[a], e)) != CONVT3D_OK) return status;
+    }
+    return convt3d__resolve_tensors(p, e);
+}
+
+/* --------------------------------------------------------------------------------------------------------------------
+ * The reference: gather by phases, double accumulators. It is the specification: every other kernel is compared to it.
+ *
+ * A tile is CONVT3D__CHANNELS output channels by up to CONVT3D__COLUMNS outputs of one phase of one output row, so its
+ * taps are the same for every column but for the ends, where the range of columns shrinks: no tap is tested. Every
+ * output belongs to one tile and sums over ic, kd, kh, kw in this order, whatever the threads, slabs and batch.
+ */
+enum { CONVT3D__CHANNELS = 8, CONVT3D__COLUMNS = 256 };
+
+/* to[j] = from[offset + j*step] */
+static void convt3d__load(int32_t dtype, const void *from, int64_t offset, int64_t step, int64_t n, double *to)
+{
+    int64_t j;
+    if (dtype == CONVT3D_F32) {
+        const float *f = (const float *)from + offset;
+        if (step == 1) for (j = 0; j < n; j++) to[j] = (double)f[j];
+        else for (j = 0; j < n; j++) to[j] = (double)f[j * step];
+    } else if (dtype == CONVT3D_F64) {
+        const double *f = (const double *)from + offset;
+        for (j = 0; j < n; j++) to[j] = f[j * step];
+    } else {
+        const uint16_t *f = (const uint16_t *)from + offset;
+        if (dtype == CONVT3D_F16) for (j = 0; j < n; j++) to[j] = convt3d_double_from_f16(f[j * step]);
+        else for (j = 0; j < n; j++) to[j] = convt3d_double_from_bf16(f[j * step]);
+    }
+}
+
+/* to[offset + j*step] = from[j] + bias, rounded once */
+static void convt3d__store(int32_t dtype, void *to, int64_t offset, int64_t step, int64_t n, const double *from,
+                           double bias)
+{
+    int64_t j;
+    if (dtype == CONVT3D_F32) {
+        float *t = (float *)to + offset;
+        for (j = 0; j < n; j++) t[j * step] = (float)(from[j] + bias);
+    } else if (dtype == CONVT3D_F64) {
+        double *t = (double *)to + offset;
+        for (j = 0; j < n; j++) t[j * step] = from[j] + bias;
+    } else {
+        uint16_t *t = (uint16_t *)to + offset;
+        if (dtype == CONVT3D_F16) for (j = 0; j < n; j++) t[j * step] = convt3d_f16_from_double(from[j] + bias);
+        else for (j = 0; j < n; j++) t[j * step] = convt3d_bf16_from_double(from[j] + bias);
+    }
+}
+
+/* sum[c][j] += w[c]*x[j] for four channels at once, so that x is loaded once for them */
+static void convt3d__add_product4(double (*CONVT3D__RESTRICT sum)[CONVT3D__COLUMNS], const double *CONVT3D__RESTRICT w,
+                                  const double *CONVT3D__RESTRICT x, int64_t n)
+{
+    double *CONVT3D__RESTRICT s0 = sum[0], *CONVT3D__RESTRICT s1 = sum[1];
+    double *CONVT3D__RESTRICT s2 = sum[2], *CONVT3D__RESTRICT s3 = sum[3];
+    double w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3];
+    int64_t j;
+    for (j = 0; j < n; j++) {
+        s0[j] += w0 * x[j];
+        s1[j] += w1 * x[j];
+        s2[j] += w2 * x[j];
+        s3[j] += w3 * x[j];
+    }
+}
+
+static void convt3d__add_product(double *CONVT3D__RESTRICT sum, double w, const double *CONVT3D__RESTRICT x, int64_t n)
+{
+    int64_t j;
+    for (j = 0; j < n; j++) sum[j] += w * x[j];
+}
+
+typedef struct convt3d__tile {
+    int64_t n, g, oc, channels;         /* oc within the group: channels of them */
+    int64_t od, oh, ow, columns;        /* ow, ow + stride, ...: columns of them */
+} convt3d__tile;
+
+/* The products of one row of x (fixed ic, kd, kh) with the row of taps that share it. */
+static void convt3d__row_products(const convt3d__plan *p, const convt3d_io *io, const convt3d__tile *t,
+                                  const convt3d__taps *row, int64_t x_offset, int64_t w_offset,
+                                  double (*sum)[CONVT3D__COLUMNS])
+{
+    const convt3d__axis *axis = &p->axis[2];
+    double x[CONVT3D__COLUMNS], w[CONVT3D__CHANNELS];
+    int64_t tap, c, i = row->i, k = row->k;
+    for (tap = 0; tap < row->count; tap++, i -= axis->in_step, k += axis->tap_step) {
+        int64_t begin = convt3d__max(0, -i), n = convt3d__min(t->columns, axis->in - i) - begin;
+        convt3d__load(p->desc.dtype, io->x, x_offset + (i + begin) * p->desc.x_stride[4], p->desc.x_stride[4], n, x);
+        convt3d__load(p->desc.dtype, io->w, w_offset + k, p->taps, t->channels, w);
+        for (c = 0; c + 4 <= t->channels; c += 4)
+            convt3d__add_product4((double (*)[CONVT3D__COLUMNS])&sum[c][begin], w + c, x, n);
+        for (; c < t->channels; c++) convt3d__add_product(sum[c] + begin, w[c], x, n);
+    }
+}
+
+static void convt3d__store_tile(const convt3d__plan *p, const convt3d_io *io, const convt3d__tile *t,
+                                double (*sum)[CONVT3D__COLUMNS])
+{
+    const int64_t *stride = p->desc.y_stride;
+    int64_t c;
+    for (c = 0; c < t->channels; c++) {
+        int64_t oc = t->g * p->out_group + t->oc + c;
+        int64_t offset = t->n * stride[0] + oc * stride[1] + t->od * stride[2] + t->oh * stride[3] + t->ow * stride[4];
+        double bias = 0;
+        if (io->bias) convt3d__load(p->desc.dtype, io->bias, oc, 1, 1, &bias);
+        convt3d__store(p->desc.dtype, io->y, offset, p->axis[2].stride * stride[4], t->columns, sum[c], bias);
+    }
+}
+
+static void convt3d__reference_tile(const convt3d__plan *p, const convt3d_io *io, const convt3d__tile *t)
+{
+    const int64_t *stride = p->desc.x_stride;
+    double sum[CONVT3D__CHANNELS][CONVT3D__COLUMNS];
+    convt3d__taps depth = convt3d__taps_of(&p->axis[0], t->od, 1);
+    convt3d__taps height = convt3d__taps_of(&p->axis[1], t->oh, 1);
+    convt3d__taps row = convt3d__taps_of(&p->axis[2], t->ow, t->columns);
+    int64_t c, j, ic, a, b;
+    for (c = 0; c < t->channels; c++)
+        for (j = 0; j < t->columns; j++) sum[c][j] = 0;
+    for (ic = t->g * p->in_group; row.count > 0 && ic < (t->g + 1) * p->in_group; ic++)
+        for (a = 0; a < depth.count; a++)
+            for (b = 0; b < height.count; b++) {
+                int64_t id = depth.i - a * p->axis[0].in_step, kd = depth.k + a * p->axis[0].tap_step;
+                int64_t ih = height.i - b * p->axis[1].in_step, kh = height.k + b * p->axis[1].tap_step;
+                int64_t x_offset = t->n * stride[0] + ic * stride[1] + id * stride[2] + ih * stride[3];
+                int64_t w_offset = (ic * p->out_group + t->oc) * p->taps +
+                                   (kd * p->axis[1].kernel + kh) * p->axis[2].kernel;
+                convt3d__row_products(p, io, t, &row, x_offset, w_offset, sum);
+            }
+    convt3d__store_tile(p, io, t, sum);
+}
+
+/* One output row of one block of channels: its phases, each in tiles. */
+static void convt3d__reference_row(const convt3d__plan *p, const convt3d_io *io, int64_t index)
+{
+    const convt3d__axis *axis = &p->axis[2];
+    int64_t blocks = convt3d__ceil_div(p->out_group, CONVT3D__CHANNELS), phase, left;
+    convt3d__tile t;
+    t.oh = index % p->axis[1].out;  index /= p->axis[1].out;
+    t.od = index % p->axis[0].out;  index /= p->axis[0].out;
+    t.oc = index % blocks * CONVT3D__CHANNELS;  index /= blocks;
+    t.g = index % p->desc.groups;
+    t.n = index / p->desc.groups;
+    t.channels = convt3d__min(CONVT3D__CHANNELS, p->out_group - t.oc);
+    for (phase = 0; phase < convt3d__min(axis->stride, axis->out); phase++) {
+        left = convt3d__ceil_div(axis->out - phase, axis->stride);
+        for (t.ow = phase; left > 0; t.ow += t.columns * axis->stride, left -= t.columns) {
+            t.columns = convt3d__min(CONVT3D__COLUMNS, left);
+            convt3d__reference_tile(p, io, &t);
+        }
+    }
+}
+
+static convt3d_status convt3d__reference_run(const convt3d__plan *p, const convt3d_io *io, convt3d_error *error)
+{
+    int64_t rows = p->desc.batch * p->desc.groups * convt3d__ceil_div(p->out_group, CONVT3D__CHANNELS) *
+                   p->axis[0].out * p->axis[1].out;
+    int64_t i;
+#ifdef _OPENMP
+    int threads = p->desc.threads ? p->desc.threads : omp_get_max_threads();
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+#endif
+    for (i = 0; i < rows; i++) convt3d__reference_row(p, io, i);
+    return convt3d__ok(error);
+}
+
+static int32_t convt3d__reference_refuses(convt3d__plan *p, char why[96]) { (void)p;  why[0] = 0;  return 0; }
+static double convt3d__reference_cost(const convt3d__plan *p) { return 1e-9 * (double)p->y_count * (double)p->in_group; }
+static int64_t convt3d__no_workspace(const convt3d__plan *p) { (void)p;  return 0; }
+static int64_t convt3d__plain_pack(const convt3d__plan *p) { return p->w_count * convt3d__element_size(p->desc.dtype); }
+
+static const convt3d__backend convt3d__reference = {
+    "reference", CONVT3D_DEVICE_CPU, CONVT3D_FORWARD, 1, convt3d__reference_refuses, convt3d__reference_cost,
+    convt3d__no_workspace, convt3d__plain_pack, NULL, convt3d__reference_run
+};
+
+/* --------------------------------------------------------------------------------------------------------------------
+ * Choosing a kernel
+ */
+/* Row i of the table of back ends, NULL past its end. */
+static const convt3d__backend *convt3d__backend_at(int32_t i)
+{
+    if (i-- == 0) return &convt3d__reference;
+#ifdef CONVT3D_CPU_FAST
+    if (i < convt3d__cpu_backend_count) return &convt3d__cpu_backends[i];
+    i -= convt3d__cpu_backend_count;
+#endif
+#ifdef CONVT3D_CUDA
+    if (i < convt3d__cuda_backend_count) return &convt3d__cuda_backends[i];
+#endif
+    return NULL;
+}
+
+/* Why row i cannot serve the plan; 0 if it can, and then *plan is what it would run. */
+static int32_t convt3d__row_refuses(convt3d__plan *plan, int32_t i, char why[96])
+{
+    const convt3d__backend *backend = convt3d__backend_at(i);
+    convt3d__text text;
+    why[0] = 0;
+    plan->row = i;
+    plan->pack_variant = 0;
+    if (backend->refuses(plan, why)) return 1;
+    plan->workspace = backend->workspace(plan);
+    plan->packed = backend->packed(plan);
+    if (plan->desc.workspace_limit == 0 || plan->workspace <= plan->desc.workspace_limit) return 0;
+    text.at = why;  text.room = 96;  text.length = 0;
+    convt3d__put(&text, "needs ");
+    convt3d__put_int(&text, plan->workspace);
+    convt3d__put(&text, " bytes of workspace, more than workspace_limit = ");
+    convt3d__put_int(&text, plan->desc.workspace_limit);
+    return 1;
+}
+
+static int32_t convt3d__row_fits(const convt3d__plan *p, int32_t i)
+{
+    const convt3d__backend *backend = convt3d__backend_at(i);
+    return backend->device == p->desc.device && backend->pass == p->pass &&
+           (p->desc.force[0] == 0 || strcmp(p->desc.force, backend->name) == 0);
+}
+
+/* force = "NAME": why. detail has room for both. */
+static void convt3d__refusal(char detail[160], const char *name, const char *why)
+{
+    convt3d__text text;
+    text.at = detail;  text.room = 160;  text.length = 0;
+    convt3d__put(&text, name);
+    convt3d__put(&text, "\" refuses this problem: ");
+    convt3d__put(&text, why);
+}
+
+static convt3d_status convt3d__choose(convt3d__plan *p, convt3d_error *e)
+{
+    convt3d__plan best = *p;
+    char why[96] = "", detail[160];
+    double least = 0;
+    int32_t i, found = 0, known = 0;
+    for (i = 0; convt3d__backend_at(i); i++) {
+        convt3d__plan candidate = *p;
+        double cost;
+        if (!convt3d__row_fits(p, i)) continue;
+        known = 1;
+        if (convt3d__row_refuses(&candidate, i, why)) continue;
+        cost = convt3d__backend_at(i)->cost(&candidate);
+        if (found && cost >= least) continue;
+        best = candidate;  least = cost;  found = 1;
+    }
+    if (!known && p->desc.force[0])
+        return convt3d__fail(e, CONVT3D_KERNEL_UNKNOWN, "force", -1, 0, 0, p->desc.force);
+    if (!found && p->desc.force[0]) {
+        convt3d__refusal(detail, p->desc.force, why);
+        return convt3d__fail(e, CONVT3D_REFUSED, "force", -1, 0, 0, detail);
+    }
+    if (!found) return convt3d__fail(e, CONVT3D_NO_KERNEL, "", -1, 0, 0, why);
+    *p = best;
+    return CONVT3D_OK;
+}
+
+/* FNV-1a over what the packed weights depend on: kernel, geometry of w, phases, machine. */
+static uint64_t convt3d__hash(uint64_t hash, const void *data, size_t size)
+{
+    const unsigned char *bytes = (const unsigned char *)data;
+    while (size-- > 0) hash = (hash ^ *bytes++) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+static uint64_t convt3d__pack_tag_of(const convt3d__plan *p)
+{
+    const char *name = convt3d__backend_at(p->row)->name;
+    uint64_t hash = convt3d__hash(UINT64_C(0xcbf29ce484222325), CONVT3D_VERSION, sizeof CONVT3D_VERSION);
+    hash = convt3d__hash(hash, name, strlen(name));
+    hash = convt3d__hash(hash, &p->desc.in_channels, sizeof p->desc.in_channels);
+    hash = convt3d__hash(hash, &p->desc.out_channels, sizeof p->desc.out_channels);
+    hash = convt3d__hash(hash, &p->desc.groups, sizeof p->desc.groups);
+    hash = convt3d__hash(hash, p->desc.kernel, sizeof p->desc.kernel);
+    hash = convt3d__hash(hash, p->desc.stride, sizeof p->desc.stride);
+    hash = convt3d__hash(hash, p->desc.dilation, sizeof p->desc.dilation);
+    hash = convt3d__hash(hash, &p->desc.dtype, sizeof p->desc.dtype);
+    hash = convt3d__hash(hash, &p->desc.math, sizeof p->desc.math);
+    hash = convt3d__hash(hash, &p->pack_variant, sizeof p->pack_variant);
+    return hash >> 1 | 1;       /* never 0, and positive as an int64_t, for the error's text */
+}
+
+static convt3d_status convt3d__make_plan(convt3d__plan *p, const convt3d_desc *desc, int32_t pass, convt3d_error *e)
+{
+    convt3d_status status = convt3d__resolve(p, desc, e);
+    if (status) return status;
+    if (pass != CONVT3D_FORWARD) return convt3d__fail(e, CONVT3D_PASS_UNKNOWN, "pass", -1, pass, 0, "");
+#ifndef CONVT3D_CUDA
+    if (p->desc.device == CONVT3D_DEVICE_CUDA)
+        return convt3d__fail(e, CONVT3D_CUDA_ABSENT, "device", -1, p->desc.device, 0, "");
+#endif
+    p->pass = pass;
+    if ((status = convt3d__choose(p, e)) != CONVT3D_OK) return status;
+    p->pack_tag = convt3d__pack_tag_of(p);
+    p->magic = CONVT3D__PLAN_MAGIC;
+    return convt3d__ok(e);
+}
+
+/* The plan inside the opaque one; 0 if it is none. */
+static int convt3d__open(const convt3d_plan *plan, convt3d__plan *p)
+{
+    if (!plan) return 0;
+    memcpy(p, plan, sizeof *p);
+    return p->magic == CONVT3D__PLAN_MAGIC;
+}
+
+/* --------------------------------------------------------------------------------------------------------------------
+ * Checks of one call's pointers
+ */
+typedef struct convt3d__range { uintptr_t begin, end; } convt3d__range;     /* bytes */
+
+static convt3d__range convt3d__range_of(const void *pointer, int64_t bytes)
+{
+    convt3d__range range;
+    range.begin = (uintptr_t)pointer;
+    range.end = range.begin + (pointer ? (uintptr_t)bytes : 0);
+    return range;
+}
+
+static int convt3d__ranges_meet(convt3d__range a, convt3d__range b) { return a.begin < b.end && b.begin < a.end; }
+
+/* Extent that the axes whose stride is no multiple of the pitch span inside one pitch. */
+static int64_t convt3d__inner_extent(const int64_t stride[5], const int64_t size[5], int64_t pitch)
+{
+    int64_t extent = 1;
+    int32_t i;
+    for (i = 0; i < 5; i++) if (stride[i] % pitch != 0) extent += stride[i] * (size[i] - 1);
+    return extent;
+}
+
+/* 1 if x and y, whose address ranges meet, are seen to share no element: both are slices of one pitch (a stride of
+ * either) that lie side by side within it, as the channel slices of a concatenation do. */
+static int convt3d__interleaved(const convt3d__plan *p, const void *x, const void *y)
+{
+    int64_t element = convt3d__element_size(p->desc.dtype), x_size[5], y_size[5], pitch, gap, inner_x, inner_y;
+    uintptr_t distance = (uintptr_t)y - (uintptr_t)x;
+    int32_t i, backwards = (uintptr_t)y < (uintptr_t)x;
+    if (backwards) distance = 0 - distance;
+    if (distance % (uintptr_t)element != 0) return 0;
+    x_size[0] = y_size[0] = p->desc.batch;  x_size[1] = p->desc.in_channels;  y_size[1] = p->desc.out_channels;
+    for (i = 0; i < 3; i++) { x_size[2 + i] = p->axis[i].in;  y_size[2 + i] = p->axis[i].out; }
+    for (i = 0; i < 10; i++) {
+        pitch = i < 5 ? p->desc.x_stride[i] : p->desc.y_stride[i - 5];
+        if (pitch < 2) continue;
+        inner_x = convt3d__inner_extent(p->desc.x_stride, x_size, pitch);
+        inner_y = convt3d__inner_extent(p->desc.y_stride, y_size, pitch);
+        gap = (int64_t)(distance / (uintptr_t)element % (uintptr_t)pitch);
+        if (backwards && gap > 0) gap = pitch - gap;
+        if (inner_x <= gap && gap + inner_y <= pitch) return 1;
+    }
+    return 0;
+}
+
+static convt3d_status convt3d__check_aliases(const convt3d__plan *p, const convt3d_io *io, convt3d_error *e)
+{
+    int64_t element = convt3d__element_size(p->desc.dtype);
+    convt3d__range y = convt3d__range_of(io->y, p->y_extent * element);
+    if (convt3d__ranges_meet(y, convt3d__range_of(io->x, p->x_extent * element)) &&
+        !convt3d__interleaved(p, io->x, io->y))
+        return convt3d__fail(e, CONVT3D_ALIASED, "x", -1, 0, 0, "");
+    if (convt3d__ranges_meet(y, convt3d__range_of(io->w, p->w_count * element)))
+        return convt3d__fail(e, CONVT3D_ALIASED, "w", -1, 0, 0, "");
+    if (convt3d__ranges_meet(y, convt3d__range_of(io->w_packed, p->packed)))
+        return convt3d__fail(e, CONVT3D_ALIASED, "w_packed", -1, 0, 0, "");
+    if (convt3d__ranges_meet(y, convt3d__range_of(io->bias, p->desc.out_channels * element)))
+        return convt3d__fail(e, CONVT3D_ALIASED, "bias", -1, 0, 0, "");
+    if (convt3d__ranges_meet(y, convt3d__range_of(io->workspace, p->workspace)))
+        return convt3d__fail(e, CONVT3D_ALIASED, "workspace", -1, 0, 0, "");
+    return CONVT3D_OK;
+}
+
+static convt3d_status convt3d__check_pointer(const void *pointer, const char *field, int64_t alignment,
+                                             int32_t required, convt3d_error *e)
+{
+    if (!pointer && required) return convt3d__fail(e, CONVT3D_NULL_ARGUMENT, field, -1, 0, 0, "");
+    if ((uintptr_t)pointer % (uintptr_t)alignment != 0)
+        return convt3d__fail(e, CONVT3D_MISALIGNED, field, -1, 0, alignment, "");
+    return CONVT3D_OK;
+}
+
+static convt3d_status convt3d__check_io(const convt3d__plan *p, const convt3d_io *io, convt3d_error *e)
+{
+    int64_t alignment = p->desc.alignment;
+    convt3d_status s;
+    if (io->w && io->w_packed) return convt3d__fail(e, CONVT3D_W_AND_PACKED, "w_packed", -1, 0, 0, "");
+    if ((s = convt3d__check_pointer(io->x, "x", alignment, p->x_count > 0, e)) != CONVT3D_OK) return s;
+    if ((s = convt3d__check_pointer(io->w, "w", alignment, !io->w_packed, e)) != CONVT3D_OK) return s;
+    if ((s = convt3d__check_pointer(io->w_packed, "w_packed", alignment, 0, e)) != CONVT3D_OK) return s;
+    if ((s = convt3d__check_pointer(io->bias, "bias", convt3d__element_size(p->desc.dtype), 0, e)) != CONVT3D_OK) return s;
+    if ((s = convt3d__check_pointer(io->y, "y", alignment, 1, e)) != CONVT3D_OK) return s;
+    if (io->w_packed && io->pack_tag != p->pack_tag)
+        return convt3d__fail(e, CONVT3D_PACK_MISMATCH, "pack_tag", -1, (int64_t)io->pack_tag, (int64_t)p->pack_tag, "");
+    if (p->workspace > 0 && !io->workspace) return convt3d__fail(e, CONVT3D_NULL_ARGUMENT, "workspace", -1, 0, 0, "");
+    if (io->workspace_bytes < p->workspace)
+        return convt3d__fail(e, CONVT3D_WORKSPACE_TOO_SMALL, "workspace_bytes", -1, io->workspace_bytes, p->workspace, "");
+    return convt3d__check_aliases(p, io, e);
+}
+
+/* --------------------------------------------------------------------------------------------------------------------
+ * The public calls
+ */
+CONVT3D_API convt3d_status convt3d_plan_init(convt3d_plan *plan, const convt3d_desc *desc, int32_t pass,
+                                             convt3d_error *error)
+{
+    convt3d__plan p;
+    convt3d_status status;
+    if (!plan) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "plan", -1, 0, 0, "");
+    memset(plan, 0, sizeof *plan);
+    status = convt3d__make_plan(&p, desc, pass, error);
+    if (status == CONVT3D_OK) memcpy(plan, &p, sizeof p);
+    return status;
+}
+
+CONVT3D_API int64_t convt3d_workspace_size(const convt3d_plan *plan)
+{
+    convt3d__plan p;
+    return convt3d__open(plan, &p) ? p.workspace : -1;
+}
+
+CONVT3D_API int64_t convt3d_packed_size(const convt3d_plan *plan)
+{
+    convt3d__plan p;
+    return convt3d__open(plan, &p) ? p.packed : -1;
+}
+
+static convt3d_status convt3d__run(const convt3d__plan *p, const convt3d_io *io, convt3d_error *error)
+{
+    const convt3d__backend *backend = convt3d__backend_at(p->row);
+    convt3d_io plain = *io;
+    convt3d_status status;
+    if (p->y_count == 0) return convt3d__ok(error);
+    if ((status = convt3d__check_io(p, io, error)) != CONVT3D_OK) return status;
+    if (!backend->pack && io->w_packed) { plain.w = io->w_packed;  plain.w_packed = NULL; }
+    return backend->run(p, &plain, error);
+}
+
+CONVT3D_API convt3d_status convt3d_run(const convt3d_plan *plan, const convt3d_io *io, convt3d_error *error)
+{
+    convt3d__plan p;
+    if (!convt3d__open(plan, &p)) return convt3d__fail(error, CONVT3D_PLAN_INVALID, "plan", -1, 0, 0, "");
+    if (!io) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "io", -1, 0, 0, "");
+    return convt3d__run(&p, io, error);
+}
+
+CONVT3D_API convt3d_status convt3d_pack_weights(const convt3d_plan *plan, const void *w, void *packed, uint64_t *tag,
+                                                void *stream, convt3d_error *error)
+{
+    convt3d__plan p;
+    const convt3d__backend *backend;
+    convt3d_status status;
+    if (!convt3d__open(plan, &p)) return convt3d__fail(error, CONVT3D_PLAN_INVALID, "plan", -1, 0, 0, "");
+    if (!tag) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "tag", -1, 0, 0, "");
+    if ((status = convt3d__check_pointer(w, "w", p.desc.alignment, 1, error)) != CONVT3D_OK) return status;
+    if ((status = convt3d__check_pointer(packed, "packed", p.desc.alignment, 1, error)) != CONVT3D_OK) return status;
+    backend = convt3d__backend_at(p.row);
+    if (backend->pack) status = backend->pack(&p, w, packed, stream, error);
+    else memcpy(packed, w, (size_t)p.packed);
+    if (status != CONVT3D_OK) return status;
+    *tag = p.pack_tag;
+    return convt3d__ok(error);
+}
+
+/* The largest power of two, up to 256, that all the call's tensors are aligned to. */
+static int64_t convt3d__alignment_of(const convt3d_io *io)
+{
+    uintptr_t all = (uintptr_t)io->x | (uintptr_t)io->w | (uintptr_t)io->w_packed | (uintptr_t)io->y | 256;
+    return (int64_t)(all & (~all + 1));
+}
+
+CONVT3D_API convt3d_status convt3d(const convt3d_desc *desc, const convt3d_io *io, convt3d_error *error)
+{
+    convt3d_desc aligned;
+    convt3d__plan p;
+    convt3d_io with_workspace;
+    convt3d_status status;
+    if (!desc) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "desc", -1, 0, 0, "");
+    if (!io) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "io", -1, 0, 0, "");
+#ifdef CONVT3D_CUDA
+    if (desc->device == CONVT3D_DEVICE_CUDA) return convt3d__cuda_call(desc, io, error);
+#endif
+    aligned = *desc;        /* a pointer aligned to less than its element is then found by check_io */
+    aligned.alignment = convt3d__max(convt3d__alignment_of(io), convt3d__element_size(desc->dtype));
+    if ((status = convt3d__make_plan(&p, &aligned, CONVT3D_FORWARD, error)) != CONVT3D_OK) return status;
+    with_workspace = *io;
+    with_workspace.workspace = NULL;
+    with_workspace.workspace_bytes = p.workspace;
+    if (p.workspace > 0 && (uint64_t)p.workspace <= (uint64_t)PTRDIFF_MAX)
+        with_workspace.workspace = CONVT3D_MALLOC(io->alloc_context, (size_t)p.workspace);
+    if (p.workspace > 0 && !with_workspace.workspace)
+        return convt3d__fail(error, CONVT3D_OUT_OF_MEMORY, "workspace", -1, 0, p.workspace, "");
+    status = convt3d__run(&p, &with_workspace, error);
+    if (with_workspace.workspace) CONVT3D_FREE(io->alloc_context, with_workspace.workspace);
+    return status;
+}
+
+/* Sum over m in [0, n) of floor((a*m + b)/divisor), for a, b >= 0; a*n + b fits 64 bits, the sum may need a double. */
+static double convt3d__floor_sum(int64_t n, int64_t divisor, int64_t a, int64_t b)
+{
+    double sum = 0;
+    while (n > 0) {
+        int64_t last;
+        sum += 0.5 * (double)n * (double)(n - 1) * (double)(a / divisor) + (double)n * (double)(b / divisor);
+        a %= divisor;
+        b %= divisor;
+        last = a * n + b;
+        n = last / divisor;
+        b = last % divisor;
+        last = divisor;  divisor = a;  a = last;
+        if (n == 0) break;
+    }
+    return sum;
+}
+
+/* Pairs (i, k) with i*stride + k*dilation <= v, over i in [0, in) and k in [0, kernel). */
+static double convt3d__pairs_up_to(const convt3d__axis *x, int64_t v)
+{
+    int64_t full, some, span = (x->in - 1) * x->stride;     /* taps that all inputs, or at least i = 0, satisfy */
+    if (v < 0 || x->in == 0) return 0;
+    some = convt3d__min(v / x->dilation + 1, x->kernel);
+    full = v < span ? 0 : convt3d__min((v - span) / x->dilation + 1, x->kernel);
+    return (double)full * (double)x->in + (double)(some - full) +
+           convt3d__floor_sum(some - full, x->stride, x->dilation, v - (some - 1) * x->dilation);
+}
+
+static double convt3d__flops(const convt3d__plan *p)
+{
+    double products = (double)p->desc.batch * (double)p->desc.in_channels * (double)p->out_group;
+    int32_t a;
+    for (a = 0; a < 3; a++)
+        products *= convt3d__pairs_up_to(&p->axis[a], p->axis[a].out - 1 + p->axis[a].padding) -
+                    convt3d__pairs_up_to(&p->axis[a], p->axis[a].padding - 1);
+    return 2 * products;
+}
+
+static void convt3d__inform(const convt3d__plan *p, convt3d_info *info)
+{
+    const convt3d__backend *backend = convt3d__backend_at(p->row);
+    int32_t a;
+    memset(info, 0, sizeof *info);
+    memcpy(info->kernel, backend->name, strlen(backend->name));
+    for (a = 0; a < 3; a++) info->out_size[a] = p->axis[a].out;
+    info->workspace_bytes = p->workspace;
+    info->packed_bytes = p->packed;
+    info->flops = convt3d__flops(p);
+    info->bytes = (double)convt3d__element_size(p->desc.dtype) *
+                  ((double)p->x_count + (double)p->w_count + (double)p->y_count);
+    info->exact_slabs = backend->exact_slabs;
+}
+
+CONVT3D_API convt3d_status convt3d_plan_info(const convt3d_plan *plan, convt3d_info *info, convt3d_error *error)
+{
+    convt3d__plan p;
+    if (!convt3d__open(plan, &p)) return convt3d__fail(error, CONVT3D_PLAN_INVALID, "plan", -1, 0, 0, "");
+    if (!info) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "info", -1, 0, 0, "");
+    convt3d__inform(&p, info);
+    return convt3d__ok(error);
+}
+
+static void convt3d__put_amount(convt3d__text *text, const char *label, double amount, const char *unit)
+{
+    convt3d__put(text, label);
+    if (amount < 9e18) convt3d__put_int(text, (int64_t)amount);
+    else convt3d__put(text, "more than 9e18");
+    convt3d__put(text, unit);
+}
+
+static void convt3d__put_shape(convt3d__text *text, const char *label, int64_t channels, const convt3d__plan *p, int out)
+{
+    int32_t a;
+    convt3d__put_amount(text, label, (double)p->desc.batch, " x ");
+    convt3d__put_int(text, channels);
+    for (a = 0; a < 3; a++) {
+        convt3d__put(text, " x ");
+        convt3d__put_int(text, out ? p->axis[a].out : p->axis[a].in);
+    }
+}
+
+static void convt3d__put_refusals(convt3d__text *text, const convt3d__plan *p)
+{
+    char why[96];
+    int32_t i;
+    for (i = 0; convt3d__backend_at(i); i++) {
+        convt3d__plan candidate = *p;
+        if (i == p->row || !convt3d__row_fits(p, i)) continue;
+        convt3d__put(text, "\nnot taken  ");
+        convt3d__put(text, convt3d__backend_at(i)->name);
+        convt3d__put(text, ": ");
+        convt3d__put(text, convt3d__row_refuses(&candidate, i, why) ? why : "expected to be slower");
+    }
+}
+
+CONVT3D_API convt3d_status convt3d_explain(const convt3d_desc *desc, int32_t pass, char *buffer, size_t size,
+                                           size_t *needed, convt3d_error *error)
+{
+    static const char *const dtypes[] = {"f32", "f64", "f16", "bf16"};
+    convt3d__plan p;
+    convt3d_info info;
+    convt3d__text text;
+    convt3d_status status = convt3d__make_plan(&p, desc, pass, error);
+    if (status != CONVT3D_OK) return status;
+    if (!buffer && size > 0) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "text", -1, 0, 0, "");
+    convt3d__inform(&p, &info);
+    text.at = buffer;  text.room = size;  text.length = 0;
+    convt3d__put(&text, "problem    forward ");
+    convt3d__put(&text, dtypes[p.desc.dtype]);
+    convt3d__put(&text, p.desc.layout == CONVT3D_NCDHW ? " ncdhw" : " ndhwc");
+    convt3d__put(&text, p.desc.device == CONVT3D_DEVICE_CPU ? " on the CPU" : " on CUDA");
+    convt3d__put_shape(&text, "\nx          ", p.desc.in_channels, &p, 0);
+    convt3d__put_shape(&text, "\ny          ", p.desc.out_channels, &p, 1);
+    convt3d__put(&text, "\nkernel     ");
+    convt3d__put(&text, info.kernel);
+    convt3d__put_amount(&text, "\nflops      ", info.flops, "");
+    convt3d__put_amount(&text, "\nmoves      ", info.bytes, " bytes");
+    convt3d__put_amount(&text, "\nworkspace  ", (double)info.workspace_bytes, " bytes");
+    convt3d__put_amount(&text, "\npacked w   ", (double)info.packed_bytes, " bytes");
+    convt3d__put(&text, info.exact_slabs ? "\nslabs      equal the whole bit for bit" :
+                                           "\nslabs      equal the whole within the bound");
+    convt3d__put_refusals(&text, &p);
+    convt3d__put(&text, "\n");
+    if (needed) *needed = text.length;
+    return convt3d__ok(error);
+}
+
+CONVT3D_API convt3d_status convt3d_output_size(const convt3d_desc *desc, int64_t out_size[3], convt3d_error *error)
+{
+    convt3d__plan p;
+    convt3d_status status;
+    int32_t a;
+    if (!out_size) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "out_size", -1, 0, 0, "");
+    if ((status = convt3d__resolve(&p, desc, error)) != CONVT3D_OK) return status;
+    for (a = 0; a < 3; a++) out_size[a] = p.axis[a].out;
+    return convt3d__ok(error);
+}
+
+CONVT3D_API convt3d_status convt3d_solve_output_padding(convt3d_desc *desc, const int64_t wanted[3],
+                                                        convt3d_error *error)
+{
+    convt3d_desc trial;
+    convt3d_status status;
+    int64_t found[3];
+    int32_t a;
+    if (!desc) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "desc", -1, 0, 0, "");
+    if (!wanted) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "wanted", -1, 0, 0, "");
+    trial = *desc;
+    for (a = 0; a < 3; a++) trial.output_padding[a] = 0;
+    for (a = 0; a < 3; a++) {
+        int64_t size, need = -1;
+        status = convt3d__check_enums(&trial, error);
+        if (!status) status = convt3d__check_axis(&trial, a, error);
+        if (!status) status = convt3d__axis_output(&trial, a, &size, error);
+        if (status) return status;
+        if (wanted[a] < 1 || !convt3d__add(wanted[a], -size, &need) || need < 0 ||
+            need >= convt3d__max(trial.stride[a], trial.dilation[a]))
+            return convt3d__fail(error, CONVT3D_OUTPUT_SIZE_UNREACHABLE, "wanted", a, wanted[a], need, "");
+        found[a] = need;
+    }
+    for (a = 0; a < 3; a++) trial.output_padding[a] = found[a];
+    if ((status = convt3d_output_size(&trial, found, error)) != CONVT3D_OK) return status;
+    for (a = 0; a < 3; a++) desc->output_padding[a] = trial.output_padding[a];
+    return convt3d__ok(error);
+}
+
+CONVT3D_API convt3d_status convt3d_slab(const convt3d_desc *desc, int32_t axis, int64_t begin, int64_t end,
+                                        convt3d_desc *sub, int64_t *in_begin, int64_t *in_end, convt3d_error *error)
+{
+    convt3d__plan p;
+    const convt3d__axis *x;
+    convt3d_status status;
+    int64_t first, last;
+    int32_t a;
+    if (!sub) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "sub", -1, 0, 0, "");
+    if (!in_begin) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "in_begin", -1, 0, 0, "");
+    if (!in_end) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "in_end", -1, 0, 0, "");
+    if ((status = convt3d__resolve(&p, desc, error)) != CONVT3D_OK) return status;
+    if (axis < 0 || axis > 2) return convt3d__fail(error, CONVT3D_SLAB_AXIS, "axis", -1, axis, 2, "");
+    x = &p.axis[axis];
+    if (end < 0 || end > x->out) return convt3d__fail(error, CONVT3D_SLAB_RANGE, "end", axis, end, x->out, "");
+    if (begin < 0 || begin > end) return convt3d__fail(error, CONVT3D_SLAB_RANGE, "begin", axis, begin, end, "");
+    first = convt3d__max(0, convt3d__ceil_div(begin + x->padding - (x->kernel - 1) * x->dilation, x->stride));
+    last = convt3d__min(x->in - 1, convt3d__floor_div(end - 1 + x->padding, x->stride));
+    if (begin == end || first > last) { first = 0;  last = -1; }
+    *sub = *desc;
+    sub->fixed_out_size = 1;
+    for (a = 0; a < 3; a++) { sub->out_size[a] = p.axis[a].out;  sub->output_padding[a] = 0; }
+    memcpy(sub->x_stride, p.desc.x_stride, sizeof sub->x_stride);
+    memcpy(sub->y_stride, p.desc.y_stride, sizeof sub->y_stride);
+    sub->in_size[axis] = last - first + 1;
+    sub->out_size[axis] = end - begin;
+    sub->padding[axis] = x->padding + begin - first * x->stride;
+    *in_begin = first;
+    *in_end = last + 1;
+    return convt3d__ok(error);
+}
+
+/* The two ends' padding that ONNX derives where auto_pad or output_shape ask for it. */
+static convt3d_status convt3d__onnx_axis(const convt3d_desc *d, const convt3d_onnx *onnx, int32_t a, int64_t *low,
+                                         int64_t *size, convt3d_error *e)
+{
+    int64_t full, total;
+    convt3d_status status = convt3d__axis_output(d, a, &full, e);       /* with padding 0 */
+    if (status) return status;
+    *low = onnx->pads[a];
+    if (onnx->has_output_shape) *size = onnx->output_shape[a];
+    else if (onnx->auto_pad == CONVT3D_ONNX_SAME_UPPER || onnx->auto_pad == CONVT3D_ONNX_SAME_LOWER) {
+        if (!convt3d__mul(d->in_size[a], d->stride[a], size))
+            return convt3d__fail(e, CONVT3D_GEOMETRY_OVERFLOW, "stride", a, d->stride[a], 0, "");
+    } else {
+        if (onnx->pads[a] < INT64_MIN / 4 || onnx->pads[a] > INT64_MAX / 4 || !convt3d__add(full, -onnx->pads[a], &full) ||
+            onnx->pads[3 + a] < INT64_MIN / 4 || onnx->pads[3 + a] > INT64_MAX / 4 ||
+            !convt3d__add(full, -onnx->pads[3 + a], size))
+            return convt3d__fail(e, CONVT3D_GEOMETRY_OVERFLOW, "pads", a, onnx->pads[a], 0, "");
+        return CONVT3D_OK;
+    }
+    total = convt3d__max(0, full - *size);
+    *low = onnx->auto_pad == CONVT3D_ONNX_SAME_UPPER ? total / 2 : total - total / 2;
+    return CONVT3D_OK;
+}
+
+CONVT3D_API convt3d_status convt3d_from_onnx(convt3d_desc *desc, const convt3d_onnx *onnx, convt3d_error *error)
+{
+    convt3d_desc d;
+    int64_t unused[3];
+    int32_t a;
+    convt3d_status status;
+    if (!desc) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "desc", -1, 0, 0, "");
+    if (!onnx) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "onnx", -1, 0, 0, "");
+    if (onnx->auto_pad < 0 || onnx->auto_pad > CONVT3D_ONNX_VALID)
+        return convt3d__fail(error, CONVT3D_ONNX_AUTO_PAD_UNKNOWN, "auto_pad", -1, onnx->auto_pad, CONVT3D_ONNX_VALID, "");
+    if (onnx->has_output_shape < 0 || onnx->has_output_shape > 1)
+        return convt3d__fail(error, CONVT3D_FLAG_INVALID, "has_output_shape", -1, onnx->has_output_shape, 1, "");
+    for (a = 0; a < 6; a++)
+        if (onnx->auto_pad != CONVT3D_ONNX_NOTSET && onnx->pads[a] != 0)
+            return convt3d__fail(error, CONVT3D_ONNX_PADS_WITH_AUTO_PAD, "pads", a, onnx->pads[a], 0, "");
+    d = *desc;
+    d.fixed_out_size = 0;
+    for (a = 0; a < 3; a++) { d.padding[a] = 0;  d.out_size[a] = 0; }
+    if ((status = convt3d__check_enums(&d, error)) != CONVT3D_OK) return status;
+    for (a = 0; a < 3; a++) {
+        if (onnx->has_output_shape && onnx->output_shape[a] < 1)
+            return convt3d__fail(error, CONVT3D_ONNX_OUTPUT_SHAPE, "output_shape", a, onnx->output_shape[a], 1, "");
+        if ((status = convt3d__check_axis(&d, a, error)) != CONVT3D_OK) return status;
+        status = convt3d__onnx_axis(&d, onnx, a, &d.padding[a], &d.out_size[a], error);
+        if (status != CONVT3D_OK) return status;
+        if (d.out_size[a] < 1)
+            return convt3d__fail(error, CONVT3D_OUTPUT_EMPTY, "pads", a, d.out_size[a], onnx->pads[a], "");
+    }
+    d.fixed_out_size = 1;
+    for (a = 0; a < 3; a++) d.output_padding[a] = 0;
+    if ((status = convt3d_output_size(&d, unused, error)) != CONVT3D_OK) return status;
+    *desc = d;      /* stride, dilation: a 0 is now the 1 it stood for */
+    return convt3d__ok(error);
+}
+
+CONVT3D_API const char *convt3d_status_string(convt3d_status status)
+{
+    static const char *const names[] = {
+#define CONVT3D__X(id, message) #id,
+        CONVT3D_STATUSES(CONVT3D__X)
+#undef CONVT3D__X
+    };
+    return (int)status >= 0 && (int)status < (int)CONVT3D_STATUS_COUNT ? names[status] : "UNKNOWN_STATUS";
+}
+
+CONVT3D_API const char *convt3d_version(void) { return CONVT3D_VERSION; }
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* CONVT3D_IMPLEMENTATION */
