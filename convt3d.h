@@ -74,6 +74,7 @@
  *                                geometry of the weights or another machine; batch and in_size may differ.
  *     convt3d_plan_info()        output size, kernel, FLOPs, bytes, workspace.
  *     convt3d_explain()          the same as text, with why each other kernel was refused.
+ *     convt3d_kernel_name(), convt3d_device_count()   what this build and machine have.
  *     convt3d_output_size(), convt3d_solve_output_padding(), convt3d_from_onnx(), convt3d_slab()   geometry.
  *
  * ERRORS
@@ -177,6 +178,16 @@ enum { CONVT3D_FORWARD = 0 };                                                   
     X(REFUSED,                   "force = \"%s\"") \
     X(NO_KERNEL,                 "no kernel takes this problem: %s") \
     X(CUDA_ABSENT,               "device = CUDA, but this build has no CUDA back end (CONVT3D_CUDA was not defined)") \
+    X(CUDA_NO_DRIVER,            "device = CUDA, but no NVIDIA driver is installed") \
+    X(CUDA_DRIVER_TOO_OLD,       "the NVIDIA driver serves CUDA %g, older than this build's CUDA %l (1000*major + 10*minor)") \
+    X(CUDA_NO_DEVICE,            "device = CUDA, but the driver finds no CUDA device") \
+    X(CUDA_NO_IMAGE,             "this build has no machine code for this card (sm_%g): %s") \
+    X(CUDA_WRONG_DEVICE,         "the plan was made for CUDA device %l, but device %g is current") \
+    X(CUDA_PLANNED_FOR_ARCH,     "the plan was made for cuda_arch = %g without a device and cannot run") \
+    X(CUDA_CAPTURING,            "convt3d() may allocate and waits, so it cannot be captured: plan and use convt3d_run()") \
+    X(CUDA_OUT_OF_MEMORY,        "out of device memory: %l bytes") \
+    X(CUDA_FAILED,               "CUDA: %s") \
+    X(CUDA_FAULT,                "CUDA device fault, y is undefined: %s") \
     X(W_AND_PACKED,              "w and w_packed are both given; exactly one is wanted") \
     X(PACK_MISMATCH,             "pack_tag = %g is not that of this plan's kernel, weights and machine (%l)") \
     X(MISALIGNED,                "%f is not aligned to alignment = %l bytes") \
@@ -261,6 +272,9 @@ CONVT3D_API convt3d_status convt3d_plan_info(const convt3d_plan *plan, convt3d_i
 CONVT3D_API convt3d_status convt3d_explain(const convt3d_desc *desc, int32_t pass, char *text, size_t size,
                                            size_t *needed, convt3d_error *error);
 
+/* Number of CUDA devices. A status other than CONVT3D_OK says why there is none; *count is 0 then. */
+CONVT3D_API convt3d_status convt3d_device_count(int32_t *count, convt3d_error *error);
+
 CONVT3D_API convt3d_status convt3d_output_size(const convt3d_desc *desc, int64_t out_size[3], convt3d_error *error);
 
 /* Sets desc->output_padding so that the output has the wanted size, as PyTorch's output_size argument does. */
@@ -294,6 +308,9 @@ CONVT3D_API double convt3d_double_from_bf16(uint16_t bits);
 
 CONVT3D_API const char *convt3d_status_string(convt3d_status status);   /* "OUTPUT_PADDING_TOO_LARGE" */
 CONVT3D_API const char *convt3d_version(void);
+
+/* Name of the index-th kernel of a device and pass, as desc.force takes it; NULL past the last. */
+CONVT3D_API const char *convt3d_kernel_name(int32_t device, int32_t pass, int32_t index);
 
 #ifdef __cplusplus
 }
@@ -351,11 +368,13 @@ typedef struct convt3d__plan {
     int64_t x_extent, y_extent;         /* elements from the first to one past the last, strides included */
     int64_t workspace, packed;          /* bytes */
     uint64_t pack_tag, pack_variant;    /* variant: set by the back end where one kernel packs in several ways */
+    int32_t cuda_device, cuda_arch;     /* ordinal, -1 when planned for desc.cuda_arch; 10*major + minor */
+    int32_t multiprocessors;
     int64_t state[40];                  /* the chosen back end's own, filled by its refuses() */
 } convt3d__plan;
 
 /* One kernel of one device. refuses() returns 0 if it takes the problem, and may then fill plan->state and
- * plan->pack_variant; otherwise it writes why. pack == NULL: the pack is w itself. */
+ * plan->pack_variant; otherwise it writes why. pack == NULL: the pack is w itself, copied on the host. */
 typedef struct convt3d__backend {
     const char *name;
     int32_t device, pass, exact_slabs;
@@ -365,6 +384,7 @@ typedef struct convt3d__backend {
     int64_t (*packed)(const convt3d__plan *plan);       /* bytes */
     convt3d_status (*pack)(const convt3d__plan *plan, const void *w, void *packed, void *stream, convt3d_error *error);
     convt3d_status (*run)(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error);
+    convt3d_status (*ready)(const convt3d__plan *plan, convt3d_error *error);   /* once chosen; NULL: nothing to do */
 } convt3d__backend;
 
 #ifdef CONVT3D_CPU_FAST
@@ -374,7 +394,20 @@ extern CONVT3D__HIDDEN const int32_t convt3d__cpu_backend_count;
 #ifdef CONVT3D_CUDA
 extern CONVT3D__HIDDEN const convt3d__backend convt3d__cuda_backends[];
 extern CONVT3D__HIDDEN const int32_t convt3d__cuda_backend_count;
-CONVT3D__HIDDEN convt3d_status convt3d__cuda_call(const convt3d_desc *desc, const convt3d_io *io, convt3d_error *error);
+/* What the easy call on CUDA needs of this file, handed over so that the implementation may be static. */
+typedef struct convt3d__host_calls {
+    convt3d_status (*plan_init)(convt3d_plan *plan, const convt3d_desc *desc, int32_t pass, convt3d_error *error);
+    convt3d_status (*check_io)(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error);
+    convt3d_status (*run)(const convt3d_plan *plan, const convt3d_io *io, convt3d_error *error);
+    convt3d_status (*slab)(const convt3d_desc *desc, int32_t axis, int64_t begin, int64_t end, convt3d_desc *sub,
+                           int64_t *in_begin, int64_t *in_end, convt3d_error *error);
+} convt3d__host_calls;
+/* Fills in the plan's card; the easy call on any memory; the number of cards; the card in words. */
+CONVT3D__HIDDEN convt3d_status convt3d__cuda_find(convt3d__plan *plan, convt3d_error *error);
+CONVT3D__HIDDEN convt3d_status convt3d__cuda_call(const convt3d_desc *desc, const convt3d_io *io,
+                                                  const convt3d__host_calls *calls, convt3d_error *error);
+CONVT3D__HIDDEN convt3d_status convt3d__cuda_count(int32_t *count, convt3d_error *error);
+CONVT3D__HIDDEN void convt3d__cuda_describe(const convt3d__plan *plan, char name[256]);
 #endif
 
 CONVT3D__UNUSED static int64_t convt3d__min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -992,7 +1025,7 @@ static int64_t convt3d__plain_pack(const convt3d__plan *p) { return p->w_count *
 
 static const convt3d__backend convt3d__reference = {
     "reference", CONVT3D_DEVICE_CPU, CONVT3D_FORWARD, 1, convt3d__reference_refuses, convt3d__reference_cost,
-    convt3d__no_workspace, convt3d__plain_pack, NULL, convt3d__reference_run
+    convt3d__no_workspace, convt3d__plain_pack, NULL, convt3d__reference_run, NULL
 };
 
 /* --------------------------------------------------------------------------------------------------------------------
@@ -1098,6 +1131,7 @@ static uint64_t convt3d__pack_tag_of(const convt3d__plan *p)
     hash = convt3d__hash(hash, &p->desc.dtype, sizeof p->desc.dtype);
     hash = convt3d__hash(hash, &p->desc.math, sizeof p->desc.math);
     hash = convt3d__hash(hash, &p->pack_variant, sizeof p->pack_variant);
+    hash = convt3d__hash(hash, &p->cuda_arch, sizeof p->cuda_arch);
     return hash >> 1 | 1;       /* never 0, and positive as an int64_t, for the error's text */
 }
 
@@ -1106,12 +1140,17 @@ static convt3d_status convt3d__make_plan(convt3d__plan *p, const convt3d_desc *d
     convt3d_status status = convt3d__resolve(p, desc, e);
     if (status) return status;
     if (pass != CONVT3D_FORWARD) return convt3d__fail(e, CONVT3D_PASS_UNKNOWN, "pass", -1, pass, 0, "");
-#ifndef CONVT3D_CUDA
-    if (p->desc.device == CONVT3D_DEVICE_CUDA)
+    if (p->desc.device == CONVT3D_DEVICE_CUDA) {
+#ifdef CONVT3D_CUDA
+        if ((status = convt3d__cuda_find(p, e)) != CONVT3D_OK) return status;
+#else
         return convt3d__fail(e, CONVT3D_CUDA_ABSENT, "device", -1, p->desc.device, 0, "");
 #endif
+    }
     p->pass = pass;
     if ((status = convt3d__choose(p, e)) != CONVT3D_OK) return status;
+    if (convt3d__backend_at(p->row)->ready && (status = convt3d__backend_at(p->row)->ready(p, e)) != CONVT3D_OK)
+        return status;
     p->pack_tag = convt3d__pack_tag_of(p);
     p->magic = CONVT3D__PLAN_MAGIC;
     return convt3d__ok(e);
@@ -1297,7 +1336,10 @@ CONVT3D_API convt3d_status convt3d(const convt3d_desc *desc, const convt3d_io *i
     if (!desc) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "desc", -1, 0, 0, "");
     if (!io) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "io", -1, 0, 0, "");
 #ifdef CONVT3D_CUDA
-    if (desc->device == CONVT3D_DEVICE_CUDA) return convt3d__cuda_call(desc, io, error);
+    if (desc->device == CONVT3D_DEVICE_CUDA) {
+        static const convt3d__host_calls calls = {convt3d_plan_init, convt3d__check_io, convt3d_run, convt3d_slab};
+        return convt3d__cuda_call(desc, io, &calls, error);
+    }
 #endif
     aligned = *desc;        /* a pointer aligned to less than its element is then found by check_io */
     aligned.alignment = convt3d__max(convt3d__alignment_of(io), convt3d__element_size(desc->dtype));
@@ -1434,12 +1476,31 @@ CONVT3D_API convt3d_status convt3d_explain(const convt3d_desc *desc, int32_t pas
     convt3d__put_amount(&text, "\nmoves      ", info.bytes, " bytes");
     convt3d__put_amount(&text, "\nworkspace  ", (double)info.workspace_bytes, " bytes");
     convt3d__put_amount(&text, "\npacked w   ", (double)info.packed_bytes, " bytes");
+#ifdef CONVT3D_CUDA
+    if (p.desc.device == CONVT3D_DEVICE_CUDA) {
+        char card[256];
+        convt3d__cuda_describe(&p, card);
+        convt3d__put(&text, "\ncard       ");
+        convt3d__put(&text, card);
+    }
+#endif
     convt3d__put(&text, info.exact_slabs ? "\nslabs      equal the whole bit for bit" :
                                            "\nslabs      equal the whole within the bound");
     convt3d__put_refusals(&text, &p);
     convt3d__put(&text, "\n");
     if (needed) *needed = text.length;
     return convt3d__ok(error);
+}
+
+CONVT3D_API convt3d_status convt3d_device_count(int32_t *count, convt3d_error *error)
+{
+    if (!count) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "count", -1, 0, 0, "");
+    *count = 0;
+#ifdef CONVT3D_CUDA
+    return convt3d__cuda_count(count, error);
+#else
+    return convt3d__fail(error, CONVT3D_CUDA_ABSENT, "device", -1, CONVT3D_DEVICE_CUDA, 0, "");
+#endif
 }
 
 CONVT3D_API convt3d_status convt3d_output_size(const convt3d_desc *desc, int64_t out_size[3], convt3d_error *error)
@@ -1583,6 +1644,15 @@ CONVT3D_API const char *convt3d_status_string(convt3d_status status)
 }
 
 CONVT3D_API const char *convt3d_version(void) { return CONVT3D_VERSION; }
+
+CONVT3D_API const char *convt3d_kernel_name(int32_t device, int32_t pass, int32_t index)
+{
+    const convt3d__backend *backend;
+    int32_t i;
+    for (i = 0; (backend = convt3d__backend_at(i)) != NULL; i++)
+        if (backend->device == device && backend->pass == pass && index-- == 0) return backend->name;
+    return NULL;
+}
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,50 @@
+// convt3d's CUDA back end: the one file to compile, nvcc -O3 -c cuda/convt3d_cuda.cu, and to link with convt3d.c built
+// with -DCONVT3D_CUDA. It holds the table of kernels; the files beside it hold one idea each:
+//
+//   status.cuh       CUDA's errors as convt3d statuses, cards, launching
+//   number.cuh       the four element types: loads, accumulator, one rounding
+//   geometry.cuh     phase algebra in the index type of a kernel
+//   epilogue.cuh     what happens to an accumulator before it is rounded: the bias
+//   store.cuh        a block's results to y, whole sectors in either layout
+//   pack.cuh         weights as kernels want them
+//   generic.cuh      the kernel that accepts everything
+//   easy_call.cuh    convt3d() on any memory: staging, and slabs where the card is too small
+//
+// Compile time: with -DCONVT3D_CUDA_PART=n only part n is compiled, so that a build system can compile all parts of
+// CONVT3D__PARTS side by side. Without it this is all of them.
+#ifndef CONVT3D_CUDA
+#define CONVT3D_CUDA
+#endif
+#define CONVT3D_BACKEND
+#include "../convt3d.h"
+
+#ifdef CONVT3D_CUDA_PART
+#define CONVT3D__PART(n) (CONVT3D_CUDA_PART == (n))
+#else
+#define CONVT3D__PART(n) 1
+#endif
+
+#include <cuda_runtime.h>
+#include <cuda_fp16.h>
+#include <cuda_bf16.h>
+
+#include "status.cuh"
+#include "number.cuh"
+#include "geometry.cuh"
+#include "epilogue.cuh"
+#include "store.cuh"
+#include "pack.cuh"
+#include "generic.cuh"
+
+#if CONVT3D__PART(0)
+#include "easy_call.cuh"
+
+// The plan takes the cheapest row that does not refuse; the generic row never does.
+extern "C" const convt3d__backend convt3d__cuda_backends[] = {
+    {"cuda_generic", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 1, convt3d__generic_refuses, convt3d__generic_cost,
+     convt3d__generic_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__generic_run,
+     convt3d__generic_ready},
+};
+extern "C" const int32_t convt3d__cuda_backend_count =
+    (int32_t)(sizeof convt3d__cuda_backends / sizeof convt3d__cuda_backends[0]);
+#endif
