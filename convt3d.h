@@ -95,6 +95,13 @@
  *     6. Slabs equal the whole bit for bit under kernels whose convt3d_plan_info says exact_slabs.
  *     Compile without -ffast-math and its parts: they void items 2, 4 and 5.
  *
+ * ON AN NVIDIA GPU  (built with CONVT3D_CUDA)
+ *     desc.device = CONVT3D_DEVICE_CUDA runs the same problem with the same meaning on the current CUDA device; it is
+ *     never served by the CPU. convt3d() takes any mix of host, pinned, managed and device pointers: what the device can
+ *     reach is used in place, the rest is staged, in slabs where the card is too small, and y is there when it returns.
+ *     convt3d_run() wants device memory, enqueues on io.stream and returns; it allocates nothing, waits for nothing and
+ *     may be captured in a graph. A plan belongs to the device that was current when it was made.
+ *
  * MACROS, defined before the implementation
  *     CONVT3D_STATIC                        every public function static: several files may hold private copies
  *     CONVT3D_API                           put before every declaration (visibility, dllexport, ...)
@@ -739,7 +746,7 @@ static convt3d_status convt3d__axis_output(const convt3d_desc *d, int32_t a, int
 
 static convt3d_status convt3d__resolve_axis(const convt3d_desc *d, int32_t a, convt3d__axis *axis, convt3d_error *e)
 {
-    int64_t size, unused;
+    int64_t size = 0, unused;
     convt3d_status status = convt3d__axis_output(d, a, &size, e);
     if (status) return status;
     if (d->fixed_out_size) size = d->out_size[a];

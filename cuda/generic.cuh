@@ -34,51 +34,74 @@ template <class T, class I> struct GenericProblem {
     int64_t x_step[3], w_step[3];               // elements from one tap of a phase to the next
 };
 
+// What one thread computes: one output position, `channels` channels from oc of group g.
+template <class I> struct GenericOutput {
+    I n, od, oh, ow;
+    int64_t g, oc;
+    int channels;
+    bool inside;
+};
+
 template <class T, class I, int Channels>
-__global__ void __launch_bounds__(GENERIC_THREADS) generic_kernel(const __grid_constant__ GenericProblem<T, I> p)
+__device__ __forceinline__ GenericOutput<I> generic_output(const GenericProblem<T, I> &p, int64_t tile)
 {
-    typedef typename Number<T>::Accumulator Accumulator;
-    int64_t tiles = p.position_tiles * p.channel_blocks * p.groups;
-    for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        int64_t block = tile / p.position_tiles;                    // uniform
-        int64_t g = block / p.channel_blocks, oc = block % p.channel_blocks * Channels;
-        int channels = (int)(p.out_group - oc < Channels ? p.out_group - oc : Channels);
-        I position = (I)((tile - block * p.position_tiles) * GENERIC_THREADS) + (I)threadIdx.x, rest = position;
-        I ow = rest % p.axis[2].out;  rest /= p.axis[2].out;
-        I oh = rest % p.axis[1].out;  rest /= p.axis[1].out;
-        I od = rest % p.axis[0].out, n = rest / p.axis[0].out;
-        Accumulator sum[Channels] = {};
-        if (position < p.positions) {
-            Taps<I> d = taps_of(p.axis[0], od), h = taps_of(p.axis[1], oh), w = taps_of(p.axis[2], ow);
-            const T *x_ic = p.x + n * p.x_stride[0] + g * p.in_group * p.x_stride[1] + d.i * p.x_stride[2] +
-                            h.i * p.x_stride[3] + w.i * p.x_stride[4];
-            const T *w_ic = p.w + (g * p.in_group * p.out_group + oc) * p.taps +
-                            ((int64_t)d.k * p.axis[1].kernel + h.k) * p.axis[2].kernel + w.k;
-            if (h.count == 0 || w.count == 0) d.count = 0;
-            for (int64_t ic = 0; ic < p.in_group; ic++, x_ic += p.x_stride[1], w_ic += p.out_group * p.taps) {
-                const T *x_d = x_ic, *w_d = w_ic;
-                for (I a = 0; a < d.count; a++, x_d -= p.x_step[0], w_d += p.w_step[0]) {
-                    const T *x_h = x_d, *w_h = w_d;
-                    for (I b = 0; b < h.count; b++, x_h -= p.x_step[1], w_h += p.w_step[1]) {
-                        const T *x_w = x_h, *w_w = w_h;
-                        for (I c = 0; c < w.count; c++, x_w -= p.x_step[2], w_w += p.w_step[2]) {
-                            Accumulator v = Number<T>::widen(*x_w);
+    GenericOutput<I> o;
+    int64_t block = tile / p.position_tiles;                    // uniform over the block of threads
+    I position = (I)((tile - block * p.position_tiles) * GENERIC_THREADS) + (I)threadIdx.x;
+    o.inside = position < p.positions;
+    o.ow = position % p.axis[2].out;  position /= p.axis[2].out;
+    o.oh = position % p.axis[1].out;  position /= p.axis[1].out;
+    o.od = position % p.axis[0].out;
+    o.n = position / p.axis[0].out;
+    o.g = block / p.channel_blocks;
+    o.oc = block % p.channel_blocks * Channels;
+    o.channels = (int)(p.out_group - o.oc < Channels ? p.out_group - o.oc : Channels);
+    return o;
+}
+
+// sum[u] += x*w over ic, kd, kh, kw, in this order.
+template <class T, class I, int Channels>
+__device__ __forceinline__ void generic_sum(const GenericProblem<T, I> &p, const GenericOutput<I> &o,
+                                            typename Number<T>::Accumulator (&sum)[Channels])
+{
+    Taps<I> d = taps_of(p.axis[0], o.od), h = taps_of(p.axis[1], o.oh), w = taps_of(p.axis[2], o.ow);
+    const T *x_ic = p.x + o.n * p.x_stride[0] + o.g * p.in_group * p.x_stride[1] + d.i * p.x_stride[2] +
+                    h.i * p.x_stride[3] + w.i * p.x_stride[4];
+    const T *w_ic = p.w + (o.g * p.in_group * p.out_group + o.oc) * p.taps +
+                    ((int64_t)d.k * p.axis[1].kernel + h.k) * p.axis[2].kernel + w.k;
+    if (d.count == 0 || h.count == 0 || w.count == 0) return;
+    for (int64_t ic = 0; ic < p.in_group; ic++, x_ic += p.x_stride[1], w_ic += p.out_group * p.taps) {
+        const T *x_d = x_ic, *w_d = w_ic;
+        for (I a = 0; a < d.count; a++, x_d -= p.x_step[0], w_d += p.w_step[0]) {
+            const T *x_h = x_d, *w_h = w_d;
+            for (I b = 0; b < h.count; b++, x_h -= p.x_step[1], w_h += p.w_step[1]) {
+                const T *x_w = x_h, *w_w = w_h;
+                for (I c = 0; c < w.count; c++, x_w -= p.x_step[2], w_w += p.w_step[2]) {
+                    typename Number<T>::Accumulator v = Number<T>::widen(*x_w);
 #pragma unroll
-                            for (int u = 0; u < Channels; u++)
-                                if (u < channels) sum[u] += v * Number<T>::widen(w_w[u * p.taps]);
-                        }
-                    }
+                    for (int u = 0; u < Channels; u++)
+                        if (u < o.channels) sum[u] += v * Number<T>::widen(w_w[u * p.taps]);
                 }
             }
         }
+    }
+}
+
+template <class T, class I, int Channels>
+__global__ void __launch_bounds__(GENERIC_THREADS) generic_kernel(const __grid_constant__ GenericProblem<T, I> p)
+{
+    int64_t tiles = p.position_tiles * p.channel_blocks * p.groups;
+    for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        GenericOutput<I> o = generic_output<T, I, Channels>(p, tile);
+        typename Number<T>::Accumulator sum[Channels] = {};
         T value[Channels];
+        int64_t oc = o.g * p.out_group + o.oc;
+        if (o.inside) generic_sum(p, o, sum);
 #pragma unroll
-        for (int u = 0; u < Channels; u++)
-            value[u] = u < channels ? p.epilogue.finish(sum[u], g * p.out_group + oc + u) : T();
-        int64_t offset = position < p.positions
-            ? n * p.y_stride[0] + (g * p.out_group + oc) * p.y_stride[1] + od * p.y_stride[2] + oh * p.y_stride[3] +
-              ow * p.y_stride[4] : -1;
-        store_block<T, GENERIC_THREADS>(p.y, offset, p.y_stride[1], channels, value);
+        for (int u = 0; u < Channels; u++) value[u] = u < o.channels ? p.epilogue.finish(sum[u], oc + u) : T();
+        int64_t offset = o.n * p.y_stride[0] + oc * p.y_stride[1] + o.od * p.y_stride[2] + o.oh * p.y_stride[3] +
+                         o.ow * p.y_stride[4];
+        store_block<T, GENERIC_THREADS>(p.y, o.inside ? offset : -1, p.y_stride[1], o.channels, value);
     }
 }
 
@@ -121,7 +144,7 @@ template <class T, class I, int Channels> struct GenericKernel {
     }
 };
 
-// Calls Action<T, I, Channels>::act for the plan: the one place where its instances are listed.
+// act(the instance for the plan): the one place where the instances are listed.
 template <class T, class Act> convt3d_status generic_instance(const convt3d__plan *plan, Act act)
 {
     bool narrow = fits_32_bits(plan);

@@ -1,0 +1,361 @@
+/* check.h - one case: make the data, run convt3d(), let the oracle judge. Used by tests/ and by `convt3d check`.
+ *
+ * Promise: pass = 1 means that the outputs looked at are within DESIGN's bound (exact data: equal), that every
+ * output was written, and that not one byte of y's buffer outside them changed. All outputs are judged while the
+ * case has at most CHECK_FULL_PRODUCTS products, otherwise at least 4,096 seeded ones (oracle_sample()).
+ *
+ * Data, made from the seed:
+ *     real    seed % 6: 0 sign-random normal, 1 all-positive, 2 wide dynamic range, 3 every operand
+ *             1 + 2^-11 - 2^-23 (rounded to the type), 4 x near the type's largest and w near its smallest numbers,
+ *             5 x subnormal and w around 1
+ *     exact   seed % 5: 0 balanced integers, 1 large x and w in {-1, 0, 1}, 2 the reverse; for f32 and f64 also
+ *             3 x up to 2^20 and w in {-1, 0, 1}, 4 the reverse (16-bit types: as 0)
+ *     seed % 7 == 6 leaves the bias out.
+ */
+#ifndef CONVT3D_TESTS_CHECK_H
+#define CONVT3D_TESTS_CHECK_H
+
+#include "../convt3d.h"
+#include "oracle.h"
+#include <stdio.h>
+
+typedef struct check_request {
+    convt3d_desc desc;          /* device, dtype, layout, force, threads... as the user wants it run */
+    int exact;                  /* 1: integer data, must be equal; 0: real data, derived bound */
+    uint64_t seed;
+    const void *x, *w, *bias;   /* NULL: made from the seed (then bias is too); else the caller's in desc's layout */
+} check_request;
+
+typedef struct check_result {
+    int pass;                   /* 1 pass, 0 fail */
+    convt3d_status status;      /* of the convt3d call; not OK -> pass = 0 and message tells */
+    char kernel[32];            /* kernel that ran */
+    int64_t checked, total;     /* outputs compared, outputs there are */
+    int64_t worst[5];           /* n, oc, od, oh, ow of the element with the largest error/bound */
+    double got, want, error, bound;
+    double rms;                 /* RMS of (y - y64)/(2^-24 S) over the checked (2^-53 for f64) */
+    char message[256];
+} check_result;
+
+#define CHECK_FULL_PRODUCTS 50e6
+#define CHECK_FULL_OUTPUTS 8000000      /* values take 40 bytes each */
+#define CHECK_GUARD 256                 /* bytes before and after each made buffer */
+#define CHECK_SENTINEL 0xA5             /* what bytes that are no outputs hold */
+
+/* ---- buffers: 64-byte aligned contents between guards ---- */
+
+typedef struct check_buffer {
+    unsigned char *memory, *data;
+    size_t bytes;
+} check_buffer;
+
+static inline int check_buffer_make(check_buffer *b, int64_t count, int32_t size, int fill)
+{
+    uint64_t bytes = (uint64_t)count * (uint64_t)size;
+    memset(b, 0, sizeof *b);
+    if (count < 0 || (uint64_t)count > (SIZE_MAX - 4 * CHECK_GUARD) / (uint64_t)size) return 0;
+    b->memory = (unsigned char *)malloc((size_t)bytes + 2 * CHECK_GUARD + 64);
+    if (!b->memory) return 0;
+    memset(b->memory, fill, (size_t)bytes + 2 * CHECK_GUARD + 64);
+    b->data = b->memory + CHECK_GUARD;
+    b->data += (64 - (uintptr_t)b->data % 64) % 64;
+    b->bytes = (size_t)bytes;
+    return 1;
+}
+
+/* The first byte of the whole allocation that is not the fill, as an offset from data; INT64_MAX when there is none. */
+static inline int64_t check_buffer_changed(const check_buffer *b, int fill)
+{
+    size_t i, all = b->bytes + 2 * CHECK_GUARD + 64;
+    for (i = 0; i < all; i++) if (b->memory[i] != fill) return (int64_t)i - (b->data - b->memory);
+    return INT64_MAX;
+}
+
+/* A NaN that no arithmetic makes: what outputs hold before the call. */
+static inline uint64_t check_poison(int32_t dtype)
+{
+    if (dtype == CONVT3D_F64) return 0x7FF4DEAD5EED1234u;
+    return dtype == CONVT3D_F32 ? 0x7FADBEEFu : dtype == CONVT3D_F16 ? 0x7D5Bu : 0x7FADu;
+}
+
+static inline int check_is_poison(const unsigned char *data, int64_t index, int32_t dtype, int32_t size)
+{
+    uint64_t wide = 0, poison = check_poison(dtype);
+    uint32_t word = 0;
+    uint16_t half = 0;
+    if (size == 8) { memcpy(&wide, data + index * 8, 8); return wide == poison; }
+    if (size == 4) { memcpy(&word, data + index * 4, 4); return word == poison; }
+    memcpy(&half, data + index * 2, 2);
+    return half == poison;
+}
+
+static inline void check_set_poison(unsigned char *data, int64_t index, int32_t dtype, int32_t size)
+{
+    uint64_t wide = check_poison(dtype);
+    uint32_t word = (uint32_t)wide;
+    uint16_t half = (uint16_t)wide;
+    memcpy(data + index * size, size == 8 ? (void *)&wide : size == 4 ? (void *)&word : (void *)&half, (size_t)size);
+}
+
+/* ---- data ---- */
+
+enum { CHECK_X = 0, CHECK_W = 1, CHECK_BIAS = 2 };
+
+static inline double check_normal(uint64_t seed, uint64_t i)
+{
+    return sqrt(-2 * log(1 - oracle_uniform(seed, 2 * i))) * cos(6.283185307179586 * oracle_uniform(seed, 2 * i + 1));
+}
+
+static inline double check_real_value(int32_t dtype, uint64_t seed, int tensor, uint64_t i)
+{
+    uint64_t s = seed * 3 + (uint64_t)tensor;
+    double sign = oracle_hash(s ^ 0x51, i) & 1 ? 1.0 : -1.0, unit = 0.5 + oracle_uniform(s, i);
+    int spread = dtype == CONVT3D_F16 ? 4 : 20, top = dtype == CONVT3D_F16 ? 12 : dtype == CONVT3D_F64 ? 1000 : 120;
+    int low = dtype == CONVT3D_F16 ? -19 : dtype == CONVT3D_F64 ? -1040 : -131;
+    switch (seed % 6) {
+    case 0: return check_normal(s, i);
+    case 1: return oracle_uniform(s, i);
+    case 2: return sign * ldexp(unit, (int)(oracle_hash(s ^ 0x77, i) % (uint64_t)(2 * spread + 1)) - spread);
+    case 3: return 1 + ldexp(1, -11) - ldexp(1, -23);
+    case 4: return sign * ldexp(unit, tensor == CHECK_X ? top : tensor == CHECK_W ? -top : 0);
+    default: return sign * ldexp(unit, tensor == CHECK_W ? 0 : low);
+    }
+}
+
+/* Largest magnitudes of integer x, w and bias such that S stays below the limit. */
+static inline void check_exact_limits(const oracle_problem *p, uint64_t seed, int64_t limit[3])
+{
+    const int64_t operand = p->dtype == CONVT3D_BF16 ? 256 : p->dtype == CONVT3D_F64 ? (int64_t)1 << 24 : 2048;
+    const int wide = p->dtype == CONVT3D_F32 || p->dtype == CONVT3D_F64, f16 = p->dtype == CONVT3D_F16;
+    const int64_t total = (int64_t)1 << (p->dtype == CONVT3D_F64 ? 52 : f16 && seed % 5 == 0 ? 15 : 23);
+    int64_t k = oracle_most_products(p), share = total / (k > 0 ? k : 1), root = (int64_t)sqrt((double)share);
+    int64_t top = operand, large;
+    int kind = (int)(seed % 5);
+    if (kind > 2 && wide) { top = (int64_t)1 << 20; kind -= 2; }
+    large = share < top ? share : top;
+    limit[CHECK_X] = kind == 1 ? large : kind == 2 ? 1 : root < operand ? root : operand;
+    limit[CHECK_W] = kind == 2 ? large : kind == 1 ? 1 : root < operand ? root : operand;
+    limit[CHECK_BIAS] = operand;
+    if (limit[CHECK_X] < 1) limit[CHECK_X] = 1;             /* such a large K is judged by the bound where S is */
+    if (limit[CHECK_W] < 1) limit[CHECK_W] = 1;             /* too large: see oracle_judge() */
+}
+
+static inline double check_exact_value(const int64_t limit[3], uint64_t seed, int tensor, uint64_t i)
+{
+    uint64_t s = seed * 3 + (uint64_t)tensor, r = oracle_hash(s, i);
+    return (double)((int64_t)((r >> 1) % (uint64_t)(2 * limit[tensor] + 1)) - limit[tensor]);
+}
+
+/* Integers beyond the type's digits would be rounded, which changes no promise but S; f16 holds 2^11, bf16 2^8. */
+static inline double check_value(const oracle_problem *p, const check_request *r, const int64_t limit[3], int tensor,
+                                 int64_t i)
+{
+    return r->exact ? check_exact_value(limit, r->seed, tensor, (uint64_t)i)
+                    : check_real_value(p->dtype, r->seed, tensor, (uint64_t)i);
+}
+
+/* ---- one run ---- */
+
+typedef struct check_run {
+    oracle_problem problem;
+    check_buffer x, w, bias, y;
+    int64_t *list;              /* NULL: all outputs are judged */
+    oracle_value *values;
+    int64_t count;              /* outputs judged */
+    int32_t size;
+} check_run;
+
+static inline void check_free(check_run *run)
+{
+    free(run->x.memory); free(run->w.memory); free(run->bias.memory); free(run->y.memory);
+    free(run->problem.w); free(run->list); free(run->values);
+}
+
+static inline int check_fail(check_result *result, const char *message)
+{
+    result->pass = 0;
+    snprintf(result->message, sizeof result->message, "%s", message);
+    return 0;
+}
+
+/* x, w and bias: the caller's or made. What lies between the elements of a strided x is NaN. */
+static inline int check_make_inputs(const check_request *request, check_run *run, convt3d_io *io)
+{
+    oracle_problem *p = &run->problem;
+    int64_t limit[3], count = oracle_count(p->in), i, index[5] = {0, 0, 0, 0, 0};
+    int made = !request->x || !request->w;
+    check_exact_limits(p, request->seed, limit);
+    io->x = request->x; io->w = request->w; io->bias = request->bias;
+    if (!io->x) {
+        if (!check_buffer_make(&run->x, p->x_span, run->size, 0xFF)) return 0;
+        for (i = 0; i < count; i++, oracle_step(p->in, index))
+            oracle_store(p->dtype, run->x.data, oracle_offset(index, p->x_stride),
+                         check_value(p, request, limit, CHECK_X, i));
+        io->x = run->x.data;
+    }
+    if (!io->w) {
+        if (!check_buffer_make(&run->w, p->w_count, run->size, 0xFF)) return 0;
+        for (i = 0; i < p->w_count; i++)
+            oracle_store(p->dtype, run->w.data, i, check_value(p, request, limit, CHECK_W, i));
+        io->w = run->w.data;
+    }
+    if (made && !io->bias && request->seed % 7 != 6) {
+        if (!check_buffer_make(&run->bias, p->out[1], run->size, 0xFF)) return 0;
+        for (i = 0; i < p->out[1]; i++)
+            oracle_store(p->dtype, run->bias.data, i, check_value(p, request, limit, CHECK_BIAS, i));
+        io->bias = run->bias.data;
+    }
+    p->x = io->x;
+    p->bias = io->bias;
+    return 1;
+}
+
+static inline int check_make_output(check_run *run, convt3d_io *io)
+{
+    const oracle_problem *p = &run->problem;
+    int64_t i, index[5] = {0, 0, 0, 0, 0};
+    if (!check_buffer_make(&run->y, p->y_span, run->size, CHECK_SENTINEL)) return 0;
+    for (i = 0; i < p->y_count; i++, oracle_step(p->out, index))
+        check_set_poison(run->y.data, oracle_offset(index, p->y_stride), p->dtype, run->size);
+    io->y = run->y.data;
+    return 1;
+}
+
+static inline double check_products(const oracle_problem *p)
+{
+    double products = (double)p->in[0] * (double)p->in[1] * (double)(p->out[1] / p->groups);
+    int a;
+    for (a = 0; a < 3; a++) products *= (double)p->in[2 + a] * (double)p->kernel[a];
+    return products;
+}
+
+static inline int check_make_values(const check_request *request, check_run *run, const void *w)
+{
+    oracle_problem *p = &run->problem;
+    int full = check_products(p) <= CHECK_FULL_PRODUCTS && p->y_count <= CHECK_FULL_OUTPUTS;
+    if (!oracle_decode_w(p, w)) return 0;
+    run->count = p->y_count;
+    if (!full && !(run->list = oracle_sample(p, request->seed, &run->count))) return 0;
+    run->values = (oracle_value *)malloc((size_t)(run->count + 1) * sizeof *run->values);
+    if (!run->values) return 0;
+    if (!full) return oracle_sampled(p, run->list, run->count, run->values);
+    oracle_full(p, run->values);
+    return 1;
+}
+
+/* Judges the outputs; keeps the worst by error/bound and the RMS. */
+static inline void check_judge(const check_request *request, const check_run *run, check_result *result)
+{
+    const oracle_problem *p = &run->problem;
+    const double u = oracle_format_of(p->dtype).u;
+    double worst = -1, squares = 0;
+    int64_t j, index[5], scored = 0, failed = 0;
+    for (j = 0; j < run->count; j++) {
+        const oracle_value *v = run->values + j;
+        oracle_verdict verdict;
+        double y, ratio;
+        oracle_unravel(p->out, run->list ? run->list[j] : j, index);
+        y = oracle_load(p->dtype, run->y.data, oracle_offset(index, p->y_stride));
+        verdict = oracle_judge(v, y, p->dtype, request->desc.math, request->exact, 0);
+        failed += !verdict.pass;
+        ratio = verdict.pass ? verdict.error > 0 ? verdict.error / verdict.bound : 0
+                             : verdict.error > 0 && verdict.bound > 0 ? verdict.error / verdict.bound : INFINITY;
+        if (!verdict.pass && ratio <= 1) ratio = INFINITY;
+        if (ratio > worst) {
+            worst = ratio;
+            memcpy(result->worst, index, sizeof index);
+            result->got = y;
+            result->want = verdict.want;
+            result->error = verdict.error;
+            result->bound = verdict.bound;
+        }
+        if (v->products > 0 && !v->special && v->sum > 0 && isfinite(v->sum) && isfinite(y)) {
+            double e = ((y - v->high) - v->low) / (u * v->sum);
+            squares += e * e;
+            scored++;
+        }
+    }
+    result->checked = run->count;
+    result->rms = scored ? sqrt(squares / (double)scored) : 0;
+    if (!failed) return;
+    result->pass = 0;
+    snprintf(result->message, sizeof result->message,
+             "%lld of %lld outputs wrong; worst y[%lld,%lld,%lld,%lld,%lld] = %.9g, want %.9g, error %.3g, bound %.3g",
+             (long long)failed, (long long)run->count, (long long)result->worst[0], (long long)result->worst[1],
+             (long long)result->worst[2], (long long)result->worst[3], (long long)result->worst[4], result->got,
+             result->want, result->error, result->bound);
+}
+
+/* Every output must have been written, and nothing else. Overwrites y. */
+static inline void check_writes(check_run *run, check_result *result)
+{
+    const oracle_problem *p = &run->problem;
+    int64_t i, index[5] = {0, 0, 0, 0, 0}, unwritten = 0, changed;
+    for (i = 0; i < p->y_count; i++, oracle_step(p->out, index)) {
+        int64_t offset = oracle_offset(index, p->y_stride);
+        if (check_is_poison(run->y.data, offset, p->dtype, run->size) && unwritten++ == 0)
+            memcpy(result->worst, index, sizeof index);
+        memset(run->y.data + offset * run->size, CHECK_SENTINEL, (size_t)run->size);
+    }
+    changed = check_buffer_changed(&run->y, CHECK_SENTINEL);
+    if (unwritten) {
+        result->pass = 0;
+        snprintf(result->message, sizeof result->message,
+                 "%lld of %lld outputs never written, first [%lld,%lld,%lld,%lld,%lld]",
+                 (long long)unwritten, (long long)p->y_count, (long long)result->worst[0],
+                 (long long)result->worst[1], (long long)result->worst[2], (long long)result->worst[3],
+                 (long long)result->worst[4]);
+    } else if (changed != INT64_MAX) {
+        result->pass = 0;
+        snprintf(result->message, sizeof result->message, "byte %lld of y's buffer, which is no output, was written",
+                 (long long)changed);
+    }
+}
+
+static inline int check_plan(const check_request *request, check_run *run, check_result *result)
+{
+    convt3d_plan plan;
+    convt3d_info info;
+    convt3d_error error;
+    int64_t out[3];
+    int a;
+    memset(&error, 0, sizeof error);
+    result->status = convt3d_plan_init(&plan, &request->desc, CONVT3D_FORWARD, &error);
+    if (result->status == CONVT3D_OK) result->status = convt3d_plan_info(&plan, &info, &error);
+    if (result->status == CONVT3D_OK) result->status = convt3d_output_size(&request->desc, out, &error);
+    if (result->status != CONVT3D_OK) return check_fail(result, error.text);
+    memcpy(result->kernel, info.kernel, sizeof result->kernel);
+    if (!oracle_init(&run->problem, &request->desc)) return check_fail(result, "sizes do not fit 64 bits");
+    for (a = 0; a < 3; a++)
+        if (out[a] != run->problem.out[2 + a] || info.out_size[a] != out[a])
+            return check_fail(result, "convt3d_output_size disagrees with the formula");
+    run->size = oracle_format_of(request->desc.dtype).size;
+    result->total = run->problem.y_count;
+    return 1;
+}
+
+static inline void check_case(const check_request *request, check_result *result)
+{
+    check_run run;
+    convt3d_io io;
+    convt3d_error error;
+    memset(&run, 0, sizeof run);
+    memset(&io, 0, sizeof io);
+    memset(&error, 0, sizeof error);
+    memset(result, 0, sizeof *result);
+    result->pass = 1;
+    if (!check_plan(request, &run, result)) return;
+    if (!check_make_inputs(request, &run, &io) || !check_make_output(&run, &io)) {
+        check_fail(result, "out of memory for the data of this case");
+    } else if ((result->status = convt3d(&request->desc, &io, &error)) != CONVT3D_OK) {
+        check_fail(result, error.text);
+    } else if (!check_make_values(request, &run, io.w)) {
+        check_fail(result, "out of memory for the oracle of this case");
+    } else {
+        check_judge(request, &run, result);
+        check_writes(&run, result);
+    }
+    check_free(&run);
+}
+
+#endif

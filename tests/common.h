@@ -1,0 +1,133 @@
+/* common.h - what several test programs share: names of types and layouts, reproducer lines, small buffers. */
+#ifndef CONVT3D_TESTS_COMMON_H
+#define CONVT3D_TESTS_COMMON_H
+
+#include "check.h"
+#include "shapes.h"
+#include "tap.h"
+#include "../tools/shape.h"
+
+static const char *const common_dtypes[4] = {"f32", "f64", "f16", "bf16"};
+static const char *const common_layouts[2] = {"ncdhw", "ndhwc"};
+
+/* The command that repeats one check. A view's strides have no words on the command line: they are added as text. */
+static inline void common_reproducer(const check_request *r, const char *message)
+{
+    char shape[SHAPE_TEXT];
+    const int64_t *x = r->desc.x_stride, *y = r->desc.y_stride;
+    shape_format(&r->desc, shape, sizeof shape);
+    tap_note("%s", message);
+    tap_note("convt3d check %s --device %s --dtype %s --layout %s --data %s --seed %llu --threads %d", shape,
+             r->desc.device == CONVT3D_DEVICE_CUDA ? "cuda" : "cpu", common_dtypes[r->desc.dtype], common_layouts[r->desc.layout], r->exact ? "exact" : "real",
+             (unsigned long long)r->seed, r->desc.threads);
+    if (!oracle_all_zero(x) || !oracle_all_zero(y))
+        tap_note("with x_stride %lld,%lld,%lld,%lld,%lld and y_stride %lld,%lld,%lld,%lld,%lld (0: dense)",
+                 (long long)x[0], (long long)x[1], (long long)x[2], (long long)x[3], (long long)x[4],
+                 (long long)y[0], (long long)y[1], (long long)y[2], (long long)y[3], (long long)y[4]);
+}
+
+/* Runs a check, on the GPU if CONVT3D_TEST_DEVICE is cuda; a failure prints its reproducer. */
+static inline int common_check(const check_request *request)
+{
+    check_request placed = *request;
+    check_result result;
+    const char *device = getenv("CONVT3D_TEST_DEVICE");
+    if (device && !strcmp(device, "cuda")) placed.desc.device = CONVT3D_DEVICE_CUDA;
+    check_case(&placed, &result);
+    if (!result.pass) common_reproducer(&placed, result.message);
+    return result.pass;
+}
+
+/* A problem with its data in memory, for tests that call the library themselves. */
+typedef struct common_data {
+    convt3d_desc desc;
+    oracle_problem problem;
+    check_buffer x, w, bias, y;
+    convt3d_io io;
+    int32_t size;
+} common_data;
+
+static inline void common_free(common_data *c)
+{
+    free(c->x.memory); free(c->w.memory); free(c->bias.memory); free(c->y.memory);
+}
+
+/* Poisons y again. */
+static inline void common_poison(common_data *c)
+{
+    int64_t i, index[5] = {0, 0, 0, 0, 0};
+    memset(c->y.data, CHECK_SENTINEL, c->y.bytes);
+    for (i = 0; i < c->problem.y_count; i++, oracle_step(c->problem.out, index))
+        check_set_poison(c->y.data, oracle_offset(index, c->problem.y_stride), c->desc.dtype, c->size);
+}
+
+/* Returns 0 when memory is short or a size does not fit. seed % 7 == 6: no bias (see check.h). */
+static inline int common_make(common_data *c, const convt3d_desc *desc, int exact, uint64_t seed)
+{
+    check_request request;
+    check_run run;
+    memset(c, 0, sizeof *c);
+    memset(&request, 0, sizeof request);
+    memset(&run, 0, sizeof run);
+    c->desc = request.desc = *desc;
+    request.exact = exact;
+    request.seed = seed;
+    run.size = c->size = oracle_format_of(desc->dtype).size;
+    if (!oracle_init(&run.problem, desc)) return 0;
+    if (!check_make_inputs(&request, &run, &c->io) || !check_make_output(&run, &c->io)) {
+        check_free(&run);
+        return 0;
+    }
+    c->problem = run.problem;
+    c->x = run.x; c->w = run.w; c->bias = run.bias; c->y = run.y;
+    return 1;
+}
+
+static inline double common_get(const common_data *c, int64_t linear)
+{
+    int64_t index[5];
+    oracle_unravel(c->problem.out, linear, index);
+    return oracle_load(c->desc.dtype, c->y.data, oracle_offset(index, c->problem.y_stride));
+}
+
+/* Are the outputs of two problems of the same logical size the same bits, whatever their strides? */
+static inline int common_same_outputs(const common_data *a, const common_data *b)
+{
+    int64_t i, index[5] = {0, 0, 0, 0, 0};
+    for (i = 0; i < a->problem.y_count; i++, oracle_step(a->problem.out, index)) {
+        const unsigned char *p = a->y.data + oracle_offset(index, a->problem.y_stride) * a->size;
+        const unsigned char *q = b->y.data + oracle_offset(index, b->problem.y_stride) * b->size;
+        if (memcmp(p, q, (size_t)a->size)) return 0;
+    }
+    return 1;
+}
+
+/* Runs convt3d() on fresh y; a bad status is a note. */
+static inline int common_run(common_data *c)
+{
+    convt3d_error error;
+    common_poison(c);
+    if (convt3d(&c->desc, &c->io, &error) == CONVT3D_OK) return 1;
+    tap_note("%s", error.text);
+    return 0;
+}
+
+static inline convt3d_desc common_desc(int64_t channels_in, int64_t channels_out, int64_t in, int64_t kernel,
+                                       int64_t stride, int64_t padding)
+{
+    convt3d_desc d;
+    int a;
+    memset(&d, 0, sizeof d);
+    d.batch = 1;
+    d.in_channels = channels_in;
+    d.out_channels = channels_out;
+    for (a = 0; a < 3; a++) {
+        d.in_size[a] = in;
+        d.kernel[a] = kernel;
+        d.stride[a] = stride;
+        d.padding[a] = padding;
+    }
+    return d;
+}
+
+#endif

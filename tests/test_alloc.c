@@ -1,0 +1,97 @@
+/* Promise: memory comes from CONVT3D_MALLOC with io.alloc_context only; when the N-th allocation fails, for any N,
+ * the call says OUT_OF_MEMORY and has written nothing; nothing leaks; the reference and convt3d_run() allocate
+ * nothing at all. This file has its own private copy of the library. */
+#include <stddef.h>
+#include <stdlib.h>
+
+typedef struct allocations {
+    long made, alive, fail_at;          /* fail_at: number of the allocation that fails; 0: none */
+} allocations;
+
+static void *count_malloc(void *context, size_t bytes)
+{
+    allocations *c = (allocations *)context;
+    void *p = c && ++c->made != c->fail_at ? malloc(bytes) : NULL;
+    if (p) c->alive++;
+    return p;
+}
+
+static void count_free(void *context, void *p)
+{
+    if (p) ((allocations *)context)->alive--;
+    free(p);
+}
+
+#define CONVT3D_MALLOC(context, bytes) count_malloc(context, bytes)
+#define CONVT3D_FREE(context, pointer) count_free(context, pointer)
+#define CONVT3D_STATIC
+#define CONVT3D_IMPLEMENTATION
+#include "../convt3d.h"
+#include "common.h"
+
+static int untouched(const common_data *c)
+{
+    int64_t i, index[5] = {0, 0, 0, 0, 0};
+    for (i = 0; i < c->problem.y_count; i++, oracle_step(c->problem.out, index))
+        if (!check_is_poison(c->y.data, oracle_offset(index, c->problem.y_stride), c->desc.dtype, c->size)) return 0;
+    return 1;
+}
+
+/* Fails allocation 1, 2, ... until the call needs no more of them. Returns how many it makes, or -1. */
+static long survives_failures(const convt3d_desc *d)
+{
+    allocations c = {0, 0, 0};
+    common_data data;
+    convt3d_error error;
+    convt3d_status status = CONVT3D_OUT_OF_MEMORY;
+    long n, made = -1;
+    if (!common_make(&data, d, 1, 1)) return -1;
+    data.io.alloc_context = &c;
+    for (n = 1; n < 1000 && status == CONVT3D_OUT_OF_MEMORY; n++) {
+        c.made = 0;
+        c.fail_at = n;
+        common_poison(&data);
+        status = convt3d(d, &data.io, &error);
+        if (c.alive != 0) break;
+        if (status == CONVT3D_OUT_OF_MEMORY && (!untouched(&data) || !error.text[0])) break;
+        made = n - 1;
+    }
+    common_free(&data);
+    return status == CONVT3D_OK && c.alive == 0 ? made : -1;
+}
+
+static int run_allocates_nothing(const convt3d_desc *d)
+{
+    allocations c = {0, 0, 0};
+    common_data data;
+    convt3d_plan plan;
+    void *workspace = NULL;
+    int pass = common_make(&data, d, 1, 1) && convt3d_plan_init(&plan, d, CONVT3D_FORWARD, NULL) == CONVT3D_OK;
+    if (pass) {
+        data.io.alloc_context = &c;
+        data.io.workspace_bytes = convt3d_workspace_size(&plan);
+        data.io.workspace = workspace = malloc((size_t)data.io.workspace_bytes + 64);
+        pass = convt3d_run(&plan, &data.io, NULL) == CONVT3D_OK && c.made == 0;
+    }
+    free(workspace);
+    common_free(&data);
+    return pass;
+}
+
+int main(void)
+{
+    int i, dtype, pass = 1, nothing = 1, reference = 1;
+    for (i = 0; i < SHAPES_COUNT; i++)
+        for (dtype = 0; dtype < 4; dtype++) {
+            convt3d_desc d = shapes_table[i].desc;
+            d.dtype = dtype;
+            pass &= survives_failures(&d) >= 0;
+            nothing &= run_allocates_nothing(&d);
+            memcpy(d.force, "reference", sizeof "reference");
+            reference &= survives_failures(&d) == 0;
+        }
+    tap_ok(pass, "a failing allocation gives OUT_OF_MEMORY, writes nothing and leaks nothing");
+    tap_ok(nothing, "convt3d_run allocates nothing");
+    tap_ok(reference, "the reference needs no memory");
+    return tap_done();
+}

@@ -1,0 +1,218 @@
+/* Promise: a plan is plain bytes: copied with memcpy, shared by threads, never changed by a run. Its calls for size,
+ * information and text are consistent. y may interleave with x in one buffer, as a channel concatenation does; a
+ * shared element is refused. Pointers less aligned than promised are refused by run and served by the easy call. */
+#include "common.h"
+
+#ifdef _OPENMP
+#  include <omp.h>
+#endif
+
+static void test_copy(void)
+{
+    convt3d_desc d = common_desc(8, 8, 6, 3, 2, 1);
+    common_data a, b;
+    convt3d_plan plan, copy;
+    int pass = common_make(&a, &d, 0, 1) & common_make(&b, &d, 0, 1);
+    pass = pass && convt3d_plan_init(&plan, &d, CONVT3D_FORWARD, NULL) == CONVT3D_OK;
+    memcpy(&copy, &plan, sizeof copy);
+    common_poison(&a);
+    common_poison(&b);
+    pass = pass && convt3d_run(&plan, &a.io, NULL) == CONVT3D_OK;
+    tap_ok(pass && !memcmp(&plan, &copy, sizeof copy), "a run leaves the plan as it was");
+    memset(&plan, 0, sizeof plan);
+    tap_ok(pass && convt3d_run(&copy, &b.io, NULL) == CONVT3D_OK && common_same_outputs(&a, &b), "a copied plan runs");
+    tap_ok(convt3d_run(&plan, &b.io, NULL) == CONVT3D_PLAN_INVALID, "a zeroed plan is none");
+    common_free(&a);
+    common_free(&b);
+}
+
+/* Several threads run one plan on data of their own. */
+static void test_shared(void)
+{
+    enum { RUNS = 8 };
+    convt3d_desc d = common_desc(6, 5, 7, 3, 2, 1);
+    common_data all[RUNS], alone[RUNS];
+    convt3d_plan plan;
+    int i, pass = 1, ran[RUNS];
+    d.threads = 2;
+    for (i = 0; i < RUNS; i++)
+        pass &= common_make(&all[i], &d, 0, (uint64_t)i) & common_make(&alone[i], &d, 0, (uint64_t)i);
+    pass = pass && convt3d_plan_init(&plan, &d, CONVT3D_FORWARD, NULL) == CONVT3D_OK;
+    for (i = 0; i < RUNS && pass; i++) common_poison(&all[i]);
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(4) schedule(static, 1)
+#endif
+    for (i = 0; i < RUNS; i++) ran[i] = pass && convt3d_run(&plan, &all[i].io, NULL) == CONVT3D_OK;
+    for (i = 0; i < RUNS; i++)
+        pass = pass && ran[i] && common_run(&alone[i]) && common_same_outputs(&all[i], &alone[i]);
+    tap_ok(pass, "one plan runs in several threads at once");
+    for (i = 0; i < RUNS; i++) { common_free(&all[i]); common_free(&alone[i]); }
+}
+
+static void test_information(void)
+{
+    convt3d_desc d = common_desc(8, 4, 5, 2, 2, 0);
+    convt3d_plan plan, none;
+    convt3d_info info;
+    char text[2048], cut[24];
+    size_t needed = 0, again = 0;
+    memset(&none, 0, sizeof none);
+    convt3d_plan_init(&plan, &d, CONVT3D_FORWARD, NULL);
+    tap_ok(convt3d_plan_info(&plan, &info, NULL) == CONVT3D_OK && info.workspace_bytes == convt3d_workspace_size(&plan)
+           && info.packed_bytes == convt3d_packed_size(&plan), "plan_info agrees with the size calls");
+    tap_ok(info.out_size[0] == 10 && info.flops == 2.0 * 8 * 4 * 125 * 8, "plan_info's size and FLOPs");
+    tap_ok(convt3d_workspace_size(&none) == -1 && convt3d_packed_size(&none) == -1
+           && convt3d_workspace_size(NULL) == -1, "sizes of what is no plan are -1");
+    tap_ok(convt3d_explain(&d, CONVT3D_FORWARD, text, sizeof text, &needed, NULL) == CONVT3D_OK
+           && needed == strlen(text) && strstr(text, info.kernel), "explain names the kernel");
+    memset(cut, CHECK_SENTINEL, sizeof cut);
+    tap_ok(convt3d_explain(&d, CONVT3D_FORWARD, cut, 20, &again, NULL) == CONVT3D_OK && again == needed
+           && strlen(cut) == 19 && !strncmp(cut, text, 19) && (unsigned char)cut[20] == CHECK_SENTINEL,
+           "explain ends where its room does");
+    tap_ok(convt3d_explain(&d, CONVT3D_FORWARD, NULL, 0, &again, NULL) == CONVT3D_OK && again == needed,
+           "explain tells the length without a buffer");
+    memcpy(d.force, "reference", sizeof "reference");
+    convt3d_plan_init(&plan, &d, CONVT3D_FORWARD, NULL);
+    tap_ok(convt3d_plan_info(&plan, &info, NULL) == CONVT3D_OK && !strcmp(info.kernel, "reference"),
+           "force pins the kernel");
+    tap_ok(info.exact_slabs == 1 && info.workspace_bytes == 0, "the reference has exact slabs and no workspace");
+}
+
+/* ---- aliasing ---- */
+
+/* x and y are channel slices of one buffer of 10 channels, x the first 4 from x_at on, y 4 from y_at on. */
+static convt3d_status run_slices(int32_t layout, int64_t x_at, int64_t y_at)
+{
+    enum { CHANNELS = 10, VOXELS = 27, SAMPLES = 2 };
+    static float buffer[SAMPLES * CHANNELS * VOXELS], w[4 * 4 * 27];
+    convt3d_desc d = common_desc(4, 4, 3, 3, 1, 1);
+    convt3d_io io;
+    convt3d_error error;
+    const int64_t first[5] = {CHANNELS * VOXELS, VOXELS, 9, 3, 1};
+    const int64_t last[5] = {CHANNELS * VOXELS, 1, 9 * CHANNELS, 3 * CHANNELS, CHANNELS};
+    const int64_t step = layout == CONVT3D_NCDHW ? VOXELS : 1;
+    d.batch = SAMPLES;
+    memcpy(d.x_stride, layout == CONVT3D_NCDHW ? first : last, sizeof d.x_stride);
+    memcpy(d.y_stride, d.x_stride, sizeof d.y_stride);
+    d.layout = layout;
+    memset(&io, 0, sizeof io);
+    io.x = buffer + x_at * step;
+    io.y = buffer + y_at * step;
+    io.w = w;
+    return convt3d(&d, &io, &error);
+}
+
+static void test_aliasing(void)
+{
+    int layout;
+    for (layout = 0; layout < 2; layout++) {
+        const char *name = common_layouts[layout];
+        tap_ok(run_slices(layout, 0, 4) == CONVT3D_OK, "%s: y right behind x's channels is accepted", name);
+        tap_ok(run_slices(layout, 0, 6) == CONVT3D_OK, "%s: y further behind is accepted", name);
+        tap_ok(run_slices(layout, 4, 0) == CONVT3D_OK, "%s: y before x is accepted", name);
+        tap_ok(run_slices(layout, 0, 3) == CONVT3D_ALIASED, "%s: one shared channel is refused", name);
+        tap_ok(run_slices(layout, 3, 0) == CONVT3D_ALIASED, "%s: one shared channel from below is refused", name);
+        tap_ok(run_slices(layout, 2, 2) == CONVT3D_ALIASED, "%s: y on x is refused", name);
+    }
+}
+
+/* Results in a shared buffer are those of separate buffers, and x's channels stay. */
+static void test_concat(void)
+{
+    convt3d_desc d = common_desc(3, 2, 4, 3, 1, 1);
+    common_data c;
+    float buffer[5 * 64];
+    convt3d_io io;
+    int pass;
+    d.layout = CONVT3D_NDHWC;
+    if (!common_make(&c, &d, 1, 2)) { tap_ok(0, "out of memory"); return; }
+    pass = common_run(&c);
+    {
+        const int64_t stride[5] = {5 * 64, 1, 5 * 16, 5 * 4, 5};
+        const float *x = (const float *)c.io.x, *y = (const float *)c.io.y;
+        int i, ch;
+        memcpy(d.x_stride, stride, sizeof stride);
+        memcpy(d.y_stride, stride, sizeof stride);
+        for (i = 0; i < 64; i++) for (ch = 0; ch < 3; ch++) buffer[i * 5 + ch] = x[i * 3 + ch];
+        io = c.io;
+        io.x = buffer;
+        io.y = buffer + 3;
+        pass = pass && convt3d(&d, &io, NULL) == CONVT3D_OK;
+        for (i = 0; i < 64 && pass; i++) {
+            for (ch = 0; ch < 3; ch++) pass = pass && buffer[i * 5 + ch] == x[i * 3 + ch];
+            for (ch = 0; ch < 2; ch++) pass = pass && buffer[i * 5 + 3 + ch] == y[i * 2 + ch];
+        }
+    }
+    tap_ok(pass, "output into the channels beside its own input");
+    common_free(&c);
+}
+
+/* Every tensor off the default alignment by one element: run refuses, the easy call and a plan that says so work. */
+static void test_alignment(void)
+{
+    int dtype;
+    for (dtype = 0; dtype < 4; dtype++) {
+        convt3d_desc d = common_desc(4, 4, 5, 3, 2, 1);
+        common_data c, off;
+        check_buffer x, w, y;
+        convt3d_plan plan;
+        convt3d_io io;
+        int pass;
+        d.dtype = dtype;
+        if (!(common_make(&c, &d, 0, 3) & common_make(&off, &d, 0, 3))) { tap_ok(0, "out of memory"); return; }
+        pass = common_run(&c) && check_buffer_make(&x, c.problem.x_span + 1, c.size, 0)
+            && check_buffer_make(&w, c.problem.w_count + 1, c.size, 0)
+            && check_buffer_make(&y, c.problem.y_span + 1, c.size, 0);
+        if (!pass) { tap_ok(0, "out of memory"); return; }
+        memcpy(x.data + c.size, c.x.data, c.x.bytes);
+        memcpy(w.data + c.size, c.w.data, c.w.bytes);
+        io = c.io;
+        io.x = x.data + c.size; io.w = w.data + c.size; io.y = y.data + c.size;
+        pass = convt3d(&d, &io, NULL) == CONVT3D_OK && !memcmp(io.y, c.y.data, c.y.bytes);
+        tap_ok(pass, "the easy call takes any alignment, %s", common_dtypes[dtype]);
+        d.alignment = 64;
+        convt3d_plan_init(&plan, &d, CONVT3D_FORWARD, NULL);
+        tap_ok(convt3d_run(&plan, &io, NULL) == CONVT3D_MISALIGNED, "run refuses it, %s", common_dtypes[dtype]);
+        d.alignment = c.size;
+        convt3d_plan_init(&plan, &d, CONVT3D_FORWARD, NULL);
+        memset(y.data, 0, y.bytes);
+        if (convt3d_workspace_size(&plan) == 0)
+            tap_ok(convt3d_run(&plan, &io, NULL) == CONVT3D_OK && !memcmp(io.y, c.y.data, c.y.bytes),
+                   "a plan for element alignment runs, %s", common_dtypes[dtype]);
+        free(x.memory); free(w.memory); free(y.memory);
+        common_free(&c);
+        common_free(&off);
+    }
+}
+
+/* What is empty may be NULL. */
+static void test_empty(void)
+{
+    convt3d_desc d = common_desc(2, 2, 0, 3, 2, 1);
+    common_data c;
+    convt3d_io io;
+    memset(&io, 0, sizeof io);
+    d.fixed_out_size = 1;
+    d.out_size[0] = d.out_size[1] = d.out_size[2] = 3;
+    if (!common_make(&c, &d, 1, 1)) { tap_ok(0, "out of memory"); return; }
+    c.io.x = NULL;
+    tap_ok(common_run(&c), "x may be NULL when in_size is 0");
+    common_free(&c);
+    d.out_size[1] = 0;
+    tap_ok(convt3d(&d, &io, NULL) == CONVT3D_OK, "every pointer may be NULL when y is empty");
+    d = common_desc(2, 2, 4, 3, 2, 1);
+    d.batch = 0;
+    tap_ok(convt3d(&d, &io, NULL) == CONVT3D_OK, "every pointer may be NULL when the batch is 0");
+}
+
+int main(void)
+{
+    test_copy();
+    test_shared();
+    test_information();
+    test_aliasing();
+    test_concat();
+    test_alignment();
+    test_empty();
+    return tap_done();
+}

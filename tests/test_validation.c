@@ -1,0 +1,383 @@
+/* Promise: every rule has its own status, found at plan time, whose error names field, axis, value and limit; and no
+ * number in any field makes planning crash, hang or overflow. A status without a test here fails the program. */
+#include "common.h"
+#include <limits.h>
+#include <time.h>
+
+static int provoked[CONVT3D_STATUS_COUNT];
+
+typedef struct exemption { convt3d_status status; const char *reason; } exemption;
+static const exemption exemptions[] = {
+    {CONVT3D_NO_KERNEL, "the last kernel of each device accepts everything"},
+    {CONVT3D_REFUSED, "the reference refuses nothing"},
+    {CONVT3D_WORKSPACE_TOO_SMALL, "the reference needs no workspace"},
+    {CONVT3D_OUT_OF_MEMORY, "the reference allocates nothing; test_alloc.c has this status"},
+#ifdef CONVT3D_CUDA
+    {CONVT3D_CUDA_ABSENT, "this build has CUDA"},
+#endif
+};
+
+static convt3d_desc base(void)
+{
+    convt3d_desc d = common_desc(4, 6, 5, 3, 2, 1);
+    d.groups = 2;
+    return d;
+}
+
+/* text NULL: not looked at */
+static void expect(convt3d_status got_status, const convt3d_error *e, convt3d_status status, const char *field,
+                   int32_t axis, int64_t got, int64_t limit, const char *text)
+{
+    int pass = got_status == status && e->status == status && e->field && !strcmp(e->field, field) && e->axis == axis
+            && e->got == got && e->limit == limit && memchr(e->text, 0, sizeof e->text)
+            && (!text || !strcmp(e->text, text));
+    provoked[status] = 1;
+    if (!tap_ok(pass, "%s: %s", convt3d_status_string(status), e->text))
+        tap_note("got status %s, field %s, axis %d, got %lld, limit %lld", convt3d_status_string(got_status),
+                 e->field ? e->field : "(null)", e->axis, (long long)e->got, (long long)e->limit);
+}
+
+static void plan_fails(const convt3d_desc *d, convt3d_status status, const char *field, int32_t axis, int64_t got,
+                       int64_t limit, const char *text)
+{
+    convt3d_plan plan;
+    convt3d_error e;
+    convt3d_status s;
+    memset(&e, 0x55, sizeof e);
+    e.field = NULL;
+    s = convt3d_plan_init(&plan, d, CONVT3D_FORWARD, &e);
+    expect(s, &e, status, field, axis, got, limit, text);
+    if (convt3d_plan_init(&plan, d, CONVT3D_FORWARD, NULL) != status) tap_ok(0, "the same status without an error");
+    if (convt3d_workspace_size(&plan) != -1) tap_ok(0, "a failed plan is no plan");
+}
+
+/* One rule of the desc: change it, and see it named. */
+#define RULE(change, id, field, axis, got, limit, text) \
+    do { convt3d_desc d = base(); change; plan_fails(&d, CONVT3D_##id, field, axis, got, limit, text); } while (0)
+
+static void test_options(void)
+{
+    RULE(d.reserved[2] = 5, RESERVED_NOT_ZERO, "reserved", 2, 5, 0, "reserved[2] = 5 must be zero");
+    RULE(d.reserved[14] = -1, RESERVED_NOT_ZERO, "reserved", 14, -1, 0, NULL);
+    RULE(d.dtype = 4, DTYPE_UNKNOWN, "dtype", -1, 4, 3, "dtype = 4 is none of f32 (0), f64 (1), f16 (2), bf16 (3)");
+    RULE(d.dtype = -1, DTYPE_UNKNOWN, "dtype", -1, -1, 3, NULL);
+    RULE(d.layout = 2, LAYOUT_UNKNOWN, "layout", -1, 2, 1, "layout = 2 is none of NCDHW (0), NDHWC (1)");
+    RULE(d.device = 7, DEVICE_UNKNOWN, "device", -1, 7, 1, NULL);
+    RULE(d.math = -3, MATH_UNKNOWN, "math", -1, -3, 1, NULL);
+    RULE(d.fixed_out_size = 2, FLAG_INVALID, "fixed_out_size", -1, 2, 1, "fixed_out_size = 2 must be 0 or 1");
+    RULE(d.threads = -1, THREADS_NEGATIVE, "threads", -1, -1, 0, NULL);
+    RULE(d.workspace_limit = -8, WORKSPACE_LIMIT_NEGATIVE, "workspace_limit", -1, -8, 0, NULL);
+    RULE(d.alignment = 24, ALIGNMENT_INVALID, "alignment", -1, 24, 4, NULL);
+    RULE(d.alignment = 2, ALIGNMENT_INVALID, "alignment", -1, 2, 4,
+         "alignment = 2 must be a power of two and at least the element size 4 (0 means 16)");
+    RULE(d.alignment = INT64_MIN, ALIGNMENT_INVALID, "alignment", -1, INT64_MIN, 4, NULL);
+    RULE(d.cuda_arch = -90, CUDA_ARCH_NEGATIVE, "cuda_arch", -1, -90, 0, NULL);
+    RULE(memset(d.force, 'x', sizeof d.force), FORCE_NOT_TERMINATED, "force", -1, 0, 32, NULL);
+    RULE(memcpy(d.force, "warp", 5), KERNEL_UNKNOWN, "force", -1, 0, 0,
+         "force = \"warp\" names no kernel of this build, device and pass");
+#ifndef CONVT3D_CUDA
+    RULE(d.device = CONVT3D_DEVICE_CUDA, CUDA_ABSENT, "device", -1, 1, 0,
+         "device = CUDA, but this build has no CUDA back end (CONVT3D_CUDA was not defined)");
+#endif
+}
+
+static void test_sizes(void)
+{
+    RULE(d.batch = -1, BATCH_NEGATIVE, "batch", -1, -1, 0, "batch = -1 must not be negative");
+    RULE(d.in_channels = 0, IN_CHANNELS_NOT_POSITIVE, "in_channels", -1, 0, 1, "in_channels = 0 must be at least 1");
+    RULE(d.out_channels = -4, OUT_CHANNELS_NOT_POSITIVE, "out_channels", -1, -4, 1, NULL);
+    RULE(d.groups = -1, GROUPS_NEGATIVE, "groups", -1, -1, 0, NULL);
+    RULE(d.groups = 3, GROUPS_DIVIDE_IN, "groups", -1, 3, 4, "groups = 3 must divide in_channels = 4");
+    RULE(d.groups = 4, GROUPS_DIVIDE_OUT, "groups", -1, 4, 6, "groups = 4 must divide out_channels = 6");
+    RULE(d.in_size[2] = 0, IN_SIZE_TOO_SMALL, "in_size", 2, 0, 1, "in_size[2] = 0 must be at least 1");
+    RULE((d.fixed_out_size = 1, d.in_size[0] = -1), IN_SIZE_TOO_SMALL, "in_size", 0, -1, 0, NULL);
+    RULE(d.kernel[1] = 0, KERNEL_NOT_POSITIVE, "kernel", 1, 0, 1, NULL);
+    RULE(d.stride[0] = -2, STRIDE_NEGATIVE, "stride", 0, -2, 0, "stride[0] = -2 must not be negative (0 means 1)");
+    RULE(d.dilation[2] = -1, DILATION_NEGATIVE, "dilation", 2, -1, 0, NULL);
+    RULE(d.output_padding[1] = -1, OUTPUT_PADDING_NEGATIVE, "output_padding", 1, -1, 0, NULL);
+    RULE(d.output_padding[1] = 3, OUTPUT_PADDING_TOO_LARGE, "output_padding", 1, 3, 2,
+         "output_padding[1] = 3 must be smaller than max(stride[1], dilation[1]) = 2");
+    RULE((d.dilation[2] = 5, d.output_padding[2] = 5), OUTPUT_PADDING_TOO_LARGE, "output_padding", 2, 5, 5, NULL);
+    RULE((d.fixed_out_size = 1, d.output_padding[1] = 1), OUTPUT_PADDING_AND_OUT_SIZE, "output_padding", 1, 1, 0, NULL);
+    RULE((d.fixed_out_size = 1, d.out_size[2] = -3), OUT_SIZE_NEGATIVE, "out_size", 2, -3, 0, NULL);
+    RULE(d.out_size[0] = 9, OUT_SIZE_NOT_FIXED, "out_size", 0, 9, 0, NULL);
+    RULE(d.padding[1] = 6, OUTPUT_EMPTY, "padding", 1, -1, 6,
+         "the output size on axis 1 is -1: padding[1] = 6 crops everything");
+}
+
+static void test_large(void)
+{
+    const int64_t big = (int64_t)1 << 31, most = (int64_t)PTRDIFF_MAX;
+    int a;
+    RULE(d.stride[1] = INT64_MAX, GEOMETRY_OVERFLOW, "stride", 1, INT64_MAX, 0, NULL);
+    RULE(d.dilation[2] = INT64_MAX, GEOMETRY_OVERFLOW, "dilation", 2, INT64_MAX, 0, NULL);
+    RULE(d.padding[0] = INT64_MIN, GEOMETRY_OVERFLOW, "padding", 0, INT64_MIN, 0, NULL);
+    RULE((d.fixed_out_size = 1, d.out_size[0] = INT64_MAX), GEOMETRY_OVERFLOW, "out_size", 0, INT64_MAX, 0, NULL);
+    RULE(for (a = 0; a < 3; a++) { d.fixed_out_size = 1; d.out_size[a] = 1; d.in_size[a] = big; }, X_TOO_LARGE, "x",
+         -1, 0, most, NULL);
+    RULE(d.kernel[0] = d.kernel[1] = d.kernel[2] = big, W_TOO_LARGE, "w", -1, 0, most, NULL);
+    RULE(for (a = 0; a < 3; a++) { d.fixed_out_size = 1; d.out_size[a] = big; }, Y_TOO_LARGE, "y", -1, 0, most, NULL);
+    RULE((d.x_stride[0] = INT64_MAX, d.batch = 3), X_TOO_LARGE, "x", -1, 0, most, NULL);
+}
+
+static void test_strides(void)
+{
+    const int64_t y[5] = {6 * 729, 729, 81, 9, 1};      /* dense, output 9x9x9 */
+    RULE(d.x_stride[3] = -1, X_STRIDE_NEGATIVE, "x_stride", 3, -1, 0, "x_stride[3] = -1 must not be negative");
+    RULE(d.y_stride[4] = -7, Y_STRIDE_NEGATIVE, "y_stride", 4, -7, 0, NULL);
+    RULE((memcpy(d.y_stride, y, sizeof y), d.y_stride[3] = 8), Y_STRIDE_OVERLAP, "y_stride", 3, 8, 9,
+         "y_stride[3] = 8 must be at least 9, or elements of y overlap");
+    RULE((memcpy(d.y_stride, y, sizeof y), d.y_stride[4] = 0), Y_STRIDE_OVERLAP, "y_stride", 4, 0, 1, NULL);
+    RULE((memcpy(d.y_stride, y, sizeof y), d.y_stride[1] = 1), Y_STRIDE_OVERLAP, "y_stride", 4, 1, 6, NULL);
+}
+
+/* ---- rules of the calls ---- */
+
+static void run_fails(const convt3d_desc *d, const convt3d_io *io, convt3d_status status, const char *field,
+                      int64_t got, int64_t limit)
+{
+    convt3d_plan plan;
+    convt3d_error e;
+    if (convt3d_plan_init(&plan, d, CONVT3D_FORWARD, &e) != CONVT3D_OK) { tap_ok(0, "%s", e.text); return; }
+    expect(convt3d_run(&plan, io, &e), &e, status, field, -1, got, limit, NULL);
+}
+
+static void test_pointers(void)
+{
+    convt3d_desc d = base();
+    common_data c;
+    convt3d_io io;
+    if (!common_make(&c, &d, 1, 1)) { tap_ok(0, "out of memory"); return; }
+    io = c.io; io.x = NULL; run_fails(&d, &io, CONVT3D_NULL_ARGUMENT, "x", 0, 0);
+    io = c.io; io.w = NULL; run_fails(&d, &io, CONVT3D_NULL_ARGUMENT, "w", 0, 0);
+    io = c.io; io.y = NULL; run_fails(&d, &io, CONVT3D_NULL_ARGUMENT, "y", 0, 0);
+    io = c.io; io.w_packed = c.io.w; run_fails(&d, &io, CONVT3D_W_AND_PACKED, "w_packed", 0, 0);
+    io = c.io; io.x = c.x.data + 2; run_fails(&d, &io, CONVT3D_MISALIGNED, "x", 0, 16);
+    io = c.io; io.w = c.w.data + 4; run_fails(&d, &io, CONVT3D_MISALIGNED, "w", 0, 16);
+    io = c.io; io.y = c.y.data + 8; run_fails(&d, &io, CONVT3D_MISALIGNED, "y", 0, 16);
+    io = c.io; io.bias = c.bias.data + 1; run_fails(&d, &io, CONVT3D_MISALIGNED, "bias", 0, 4);
+    io = c.io; io.x = c.y.data + 64; run_fails(&d, &io, CONVT3D_ALIASED, "x", 0, 0);
+    io = c.io; io.w = c.y.data; run_fails(&d, &io, CONVT3D_ALIASED, "w", 0, 0);
+    io = c.io; io.bias = c.y.data + c.y.bytes - 4; run_fails(&d, &io, CONVT3D_ALIASED, "bias", 0, 0);
+    common_free(&c);
+}
+
+static void test_nulls(void)
+{
+    convt3d_desc d = base();
+    convt3d_plan plan, none;
+    convt3d_info info;
+    convt3d_error e;
+    convt3d_io io;
+    uint64_t tag;
+    float w[8] = {0};
+    memset(&none, 0, sizeof none);
+    memset(&io, 0, sizeof io);
+    convt3d_plan_init(&plan, &d, CONVT3D_FORWARD, NULL);
+    expect(convt3d_plan_init(NULL, &d, 0, &e), &e, CONVT3D_NULL_ARGUMENT, "plan", -1, 0, 0, "plan must not be NULL");
+    expect(convt3d_plan_init(&none, NULL, 0, &e), &e, CONVT3D_NULL_ARGUMENT, "desc", -1, 0, 0, NULL);
+    expect(convt3d_plan_init(&none, &d, 9, &e), &e, CONVT3D_PASS_UNKNOWN, "pass", -1, 9, 0, NULL);
+    expect(convt3d(NULL, &io, &e), &e, CONVT3D_NULL_ARGUMENT, "desc", -1, 0, 0, NULL);
+    expect(convt3d(&d, NULL, &e), &e, CONVT3D_NULL_ARGUMENT, "io", -1, 0, 0, NULL);
+    expect(convt3d_run(&plan, NULL, &e), &e, CONVT3D_NULL_ARGUMENT, "io", -1, 0, 0, NULL);
+    expect(convt3d_run(&none, &io, &e), &e, CONVT3D_PLAN_INVALID, "plan", -1, 0, 0, NULL);
+    expect(convt3d_run(NULL, &io, &e), &e, CONVT3D_PLAN_INVALID, "plan", -1, 0, 0, NULL);
+    expect(convt3d_plan_info(&none, &info, &e), &e, CONVT3D_PLAN_INVALID, "plan", -1, 0, 0, NULL);
+    expect(convt3d_plan_info(&plan, NULL, &e), &e, CONVT3D_NULL_ARGUMENT, "info", -1, 0, 0, NULL);
+    expect(convt3d_pack_weights(&none, w, w, &tag, NULL, &e), &e, CONVT3D_PLAN_INVALID, "plan", -1, 0, 0, NULL);
+    expect(convt3d_pack_weights(&plan, w, w, NULL, NULL, &e), &e, CONVT3D_NULL_ARGUMENT, "tag", -1, 0, 0, NULL);
+    expect(convt3d_pack_weights(&plan, NULL, w, &tag, NULL, &e), &e, CONVT3D_NULL_ARGUMENT, "w", -1, 0, 0, NULL);
+    expect(convt3d_explain(&d, 0, NULL, 10, NULL, &e), &e, CONVT3D_NULL_ARGUMENT, "text", -1, 0, 0, NULL);
+    expect(convt3d_output_size(&d, NULL, &e), &e, CONVT3D_NULL_ARGUMENT, "out_size", -1, 0, 0, NULL);
+}
+
+static void test_packed(void)
+{
+    convt3d_desc d = base();
+    convt3d_plan plan;
+    convt3d_error e;
+    convt3d_status s;
+    common_data c;
+    uint64_t tag = 0;
+    void *packed;
+    int64_t bytes;
+    if (!common_make(&c, &d, 1, 1) || convt3d_plan_init(&plan, &d, 0, &e) != CONVT3D_OK) { tap_ok(0, "setup"); return; }
+    bytes = convt3d_packed_size(&plan);
+    packed = malloc((size_t)bytes + 64);
+    if (packed && convt3d_pack_weights(&plan, c.io.w, packed, &tag, NULL, &e) == CONVT3D_OK) {
+        convt3d_io io = c.io;
+        io.w = NULL; io.w_packed = packed; io.pack_tag = tag ^ 2;
+        s = convt3d_run(&plan, &io, &e);
+        expect(s, &e, CONVT3D_PACK_MISMATCH, "pack_tag", -1, (int64_t)(tag ^ 2), (int64_t)tag, NULL);
+    } else {
+        tap_ok(0, "packing");
+    }
+    free(packed);
+    common_free(&c);
+}
+
+static void test_geometry_calls(void)
+{
+    convt3d_desc d = base(), sub;
+    convt3d_onnx onnx;
+    convt3d_error e;
+    int64_t from, to, wanted[3] = {9, 9, 14}, zero[3] = {9, 0, 9}, j;
+    expect(convt3d_slab(&d, 3, 0, 1, &sub, &from, &to, &e), &e, CONVT3D_SLAB_AXIS, "axis", -1, 3, 2, NULL);
+    expect(convt3d_slab(&d, -1, 0, 1, &sub, &from, &to, &e), &e, CONVT3D_SLAB_AXIS, "axis", -1, -1, 2, NULL);
+    expect(convt3d_slab(&d, 1, 0, 10, &sub, &from, &to, &e), &e, CONVT3D_SLAB_RANGE, "end", 1, 10, 9, NULL);
+    expect(convt3d_slab(&d, 1, 5, 4, &sub, &from, &to, &e), &e, CONVT3D_SLAB_RANGE, "begin", 1, 5, 4, NULL);
+    expect(convt3d_slab(&d, 2, -1, 4, &sub, &from, &to, &e), &e, CONVT3D_SLAB_RANGE, "begin", 2, -1, 4, NULL);
+    expect(convt3d_slab(&d, 0, 0, 1, NULL, &from, &to, &e), &e, CONVT3D_NULL_ARGUMENT, "sub", -1, 0, 0, NULL);
+    expect(convt3d_solve_output_padding(&d, wanted, &e), &e, CONVT3D_OUTPUT_SIZE_UNREACHABLE, "wanted", 2, 14, 5,
+           "output size 14 on axis 2 needs output_padding[2] = 5, outside 0 ... max(stride[2], dilation[2]) - 1");
+    j = convt3d_solve_output_padding(&d, zero, &e);
+    tap_ok(j == CONVT3D_OUTPUT_SIZE_UNREACHABLE && e.axis == 1 && e.got == 0, "a wanted size of 0 is unreachable");
+    memset(&onnx, 0, sizeof onnx);
+    onnx.auto_pad = 4;
+    expect(convt3d_from_onnx(&d, &onnx, &e), &e, CONVT3D_ONNX_AUTO_PAD_UNKNOWN, "auto_pad", -1, 4, 3, NULL);
+    onnx.auto_pad = CONVT3D_ONNX_SAME_LOWER;
+    onnx.pads[4] = 1;
+    expect(convt3d_from_onnx(&d, &onnx, &e), &e, CONVT3D_ONNX_PADS_WITH_AUTO_PAD, "pads", 4, 1, 0, NULL);
+    onnx.pads[4] = 0;
+    onnx.has_output_shape = 1;
+    onnx.output_shape[0] = 4;
+    expect(convt3d_from_onnx(&d, &onnx, &e), &e, CONVT3D_ONNX_OUTPUT_SHAPE, "output_shape", 1, 0, 1, NULL);
+    onnx.has_output_shape = 2;
+    expect(convt3d_from_onnx(&d, &onnx, &e), &e, CONVT3D_FLAG_INVALID, "has_output_shape", -1, 2, 1, NULL);
+}
+
+static void test_ok(void)
+{
+    convt3d_desc d = base();
+    convt3d_plan plan;
+    convt3d_error e;
+    convt3d_status s = convt3d_plan_init(&plan, &d, CONVT3D_FORWARD, &e);
+    expect(s, &e, CONVT3D_OK, "", -1, 0, 0, "ok");
+    tap_ok(!strcmp(convt3d_status_string(CONVT3D_OK), "OK")
+           && !strcmp(convt3d_status_string(CONVT3D_OUTPUT_PADDING_TOO_LARGE), "OUTPUT_PADDING_TOO_LARGE")
+           && convt3d_status_string((convt3d_status)CONVT3D_STATUS_COUNT) != NULL
+           && convt3d_status_string((convt3d_status)-1) != NULL, "status strings, for numbers out of range too");
+    tap_ok(!strcmp(convt3d_version(), CONVT3D_VERSION), "version %s", convt3d_version());
+}
+
+static void test_all_provoked(void)
+{
+    size_t i;
+    int s;
+    for (i = 0; i < sizeof exemptions / sizeof exemptions[0]; i++)
+        if (!provoked[exemptions[i].status]) {
+            tap_note("%s is exempt: %s", convt3d_status_string(exemptions[i].status), exemptions[i].reason);
+            provoked[exemptions[i].status] = 1;
+        }
+    for (s = 0; s < CONVT3D_STATUS_COUNT; s++)
+        if (!provoked[s] && strncmp(convt3d_status_string((convt3d_status)s), "CUDA_", 5) == 0) {
+            tap_note("%s is exempt: it takes a CUDA back end", convt3d_status_string((convt3d_status)s));
+            provoked[s] = 1;
+        }
+    for (s = 0; s < CONVT3D_STATUS_COUNT; s++)
+        if (!provoked[s]) tap_ok(0, "status %s has no test", convt3d_status_string((convt3d_status)s));
+    tap_ok(1, "looked at all %d statuses", CONVT3D_STATUS_COUNT);
+}
+
+/* ---- extreme numbers ---- */
+
+enum { WIDE_FIELDS = 37, NARROW_FIELDS = 7, FIELDS = WIDE_FIELDS + NARROW_FIELDS, VALUES = 7 };
+
+/* Field number f of d takes extreme number v. */
+static void set_field(convt3d_desc *d, int f, int v)
+{
+    static const int64_t wide[VALUES] = {0, 1, 2147483647, 2147483648, INT64_MAX, INT64_MIN, -1};
+    static const int32_t narrow[VALUES] = {0, 1, 2, INT32_MAX, INT32_MAX - 1, INT32_MIN, -1};
+    int64_t *const single[4] = {&d->batch, &d->in_channels, &d->out_channels, &d->groups};
+    int64_t *const triple[7] = {d->in_size, d->kernel, d->stride, d->padding, d->output_padding, d->dilation,
+                                d->out_size};
+    int32_t *const small[NARROW_FIELDS] = {&d->fixed_out_size, &d->dtype, &d->layout, &d->device, &d->math, &d->threads,
+                                           &d->cuda_arch};
+    if (f < 4) *single[f] = wide[v];
+    else if (f < 25) triple[(f - 4) / 3][(f - 4) % 3] = wide[v];
+    else if (f < 30) d->x_stride[f - 25] = wide[v];
+    else if (f < 35) d->y_stride[f - 30] = wide[v];
+    else if (f == 35) d->workspace_limit = wide[v];
+    else if (f == 36) d->alignment = wide[v];
+    else *small[f - WIDE_FIELDS] = narrow[v];
+}
+
+static int small_enough(const convt3d_desc *d, const convt3d_info *info)
+{
+    oracle_problem p;
+    double pairs = 0;
+    int a;
+    for (a = 0; a < 3; a++) pairs += (double)d->in_size[a] * (double)d->kernel[a];
+    return oracle_init(&p, d) && p.x_span < 20000 && p.y_span < 20000 && p.w_count < 20000 && info->flops < 1e5
+        && pairs < 1e5 && check_products(&p) < 1e5;
+}
+
+/* 1: a clear status, or a plan that all calls can talk about; where it is small, its results are right as well. */
+static int survives(const convt3d_desc *d, int run)
+{
+    convt3d_plan plan;
+    convt3d_info info;
+    convt3d_error e;
+    convt3d_desc sub;
+    char text[2048];
+    int64_t out[3], from, to;
+    clock_t start = clock();
+    int a;
+    convt3d_status s = convt3d_plan_init(&plan, d, CONVT3D_FORWARD, &e);
+    if (s != CONVT3D_OK) return e.status == s && e.text[0] && clock() - start < CLOCKS_PER_SEC / 4;
+    if (convt3d_plan_info(&plan, &info, &e) || !(info.flops >= 0) || !(info.bytes >= 0)) return 0;
+    if (convt3d_output_size(d, out, &e) || memcmp(out, info.out_size, sizeof out)) return 0;
+    if (convt3d_explain(d, CONVT3D_FORWARD, text, sizeof text, NULL, &e) || !strstr(text, info.kernel)) return 0;
+    for (a = 0; a < 3; a++)
+        if (convt3d_slab(d, a, out[a] / 3, out[a], &sub, &from, &to, &e) || from < 0 || to < from) return 0;
+    if (clock() - start > CLOCKS_PER_SEC / 4) return 0;
+    if (run && d->device == CONVT3D_DEVICE_CPU && small_enough(d, &info)) {
+        check_request request;
+        memset(&request, 0, sizeof request);
+        request.desc = *d;
+        request.desc.threads = 1;
+        request.exact = 1;
+        return common_check(&request);
+    }
+    return 1;
+}
+
+static void test_extremes(const char *name, const convt3d_desc *from)
+{
+    int f, g, v, u, bad = 0;
+    for (f = 0; f < FIELDS; f++)
+        for (v = 0; v < VALUES; v++) {
+            convt3d_desc one = *from;
+            set_field(&one, f, v);
+            if (!survives(&one, 1) && bad++ < 5) tap_note("field %d value %d", f, v);
+            for (g = f + 1; g < FIELDS; g++)
+                for (u = 0; u < VALUES; u++) {
+                    convt3d_desc two = one;
+                    set_field(&two, g, u);
+                    if (!survives(&two, (f + g + u + v) % 4 == 0) && bad++ < 5)
+                        tap_note("field %d value %d, field %d value %d", f, v, g, u);
+                }
+        }
+    tap_ok(bad == 0, "extreme numbers in each field and each pair of fields: %s", name);
+}
+
+int main(void)
+{
+    convt3d_desc d = common_desc(2, 2, 3, 2, 2, 0), fixed;
+    test_ok();
+    test_options();
+    test_sizes();
+    test_large();
+    test_strides();
+    test_pointers();
+    test_nulls();
+    test_packed();
+    test_geometry_calls();
+    test_all_provoked();
+    fixed = d;
+    fixed.fixed_out_size = 1;
+    fixed.out_size[0] = fixed.out_size[1] = fixed.out_size[2] = 4;
+    test_extremes("usual output size", &d);
+    test_extremes("fixed output size", &fixed);
+    return tap_done();
+}

@@ -1,0 +1,204 @@
+/* bench_cpu.c - timing on the CPU. Plans once, then times convt3d_run() alone: no allocation is in the time. */
+#include "bench.h"
+#include "ceilings.h"
+#include "platform.h"
+
+enum { COPY_BYTES = 256 << 20, COPY_BYTES_LEAST = 16 << 20, RANDOM_BLOCK = 65521, MOST_REPEATS = 1000 };
+
+static const double seconds_per_row = 0.3;
+
+/* ---- ceilings ---- */
+
+/* 16-bit types are converted and computed in f32 on a CPU: they share its ceiling. */
+static int measure_ceilings(const options *opt, bench_ceilings *ceilings, char *machine)
+{
+    const int threads = platform_threads(opt->threads);
+    const char *names[2] = {"", ""};
+    fma_leaf leaves[6];
+    double best[2] = {0, 0};
+    size_t bytes;
+    int i, count = fma_leaves(leaves), type;
+    for (i = 0; i < count; i++) {
+        double rate = measure_fma(&leaves[i], threads);
+        if (rate <= best[leaves[i].is_f64]) continue;
+        best[leaves[i].is_f64] = rate;
+        names[leaves[i].is_f64] = leaves[i].name;
+    }
+    for (type = 0; type < 4; type++) ceilings->gflops[type][0] = ceilings->gflops[type][1] = best[type == CONVT3D_F64];
+    for (bytes = COPY_BYTES; bytes >= COPY_BYTES_LEAST; bytes /= 2) {
+        ceilings->copy_gbps = measure_copy(bytes, threads);
+        if (ceilings->copy_gbps > 0) break;
+    }
+    snprintf(ceilings->method, sizeof ceilings->method,
+             "best of %d, %d threads; copy of %d MiB; fma in registers, f32 %s, f64 %s", CEILING_REPEATS, threads,
+             (int)(bytes >> 20), names[0], names[1]);
+    platform_machine(machine, 128);
+    return ceilings->copy_gbps > 0 ? EXIT_PASS : fail("out of memory for the copy ceiling");
+}
+
+/* ---- tensors ---- */
+
+typedef struct bench_buffer {
+    void *memory;
+    char *data;                         /* 64-byte aligned */
+    size_t bytes;
+} bench_buffer;
+
+static int buffer_make(bench_buffer *buffer, double elements, size_t element)
+{
+    memset(buffer, 0, sizeof *buffer);
+    if (elements * (double)element > (double)(SIZE_MAX / 4)) return 0;
+    buffer->bytes = (size_t)elements * element;
+    buffer->memory = malloc(buffer->bytes + 64);
+    if (!buffer->memory) return 0;
+    buffer->data = (char *)buffer->memory + (64 - (uintptr_t)buffer->memory % 64) % 64;
+    return 1;
+}
+
+static uint64_t random_bits(uint64_t *state)                        /* xorshift64* */
+{
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    return *state * UINT64_C(0x2545F4914F6CDD1D);
+}
+
+static void store(char *at, int dtype, double value)
+{
+    float single = (float)value;
+    uint16_t half;
+    if (dtype == CONVT3D_F64) {
+        memcpy(at, &value, 8);
+    } else if (dtype == CONVT3D_F32) {
+        memcpy(at, &single, 4);
+    } else {
+        half = dtype == CONVT3D_F16 ? convt3d_f16_from_double(value) : convt3d_bf16_from_double(value);
+        memcpy(at, &half, 2);
+    }
+}
+
+/* Uniform in [-1, 1): a block of a prime number of values, repeated. */
+static void fill_random(bench_buffer *buffer, int dtype, size_t element, uint64_t seed)
+{
+    uint64_t state = seed * UINT64_C(0x9E3779B97F4A7C15) + 1;
+    size_t block = RANDOM_BLOCK * element, at;
+    if (block > buffer->bytes) block = buffer->bytes;
+    for (at = 0; at < block; at += element) {
+        store(buffer->data + at, dtype, (double)(random_bits(&state) >> 11) * 0x1p-52 - 1);
+    }
+    for (; at < buffer->bytes; at += block) {
+        memcpy(buffer->data + at, buffer->data, block < buffer->bytes - at ? block : buffer->bytes - at);
+    }
+}
+
+typedef struct bench_tensors { bench_buffer x, w, bias, y, workspace; } bench_tensors;
+
+static void tensors_release(bench_tensors *t)
+{
+    free(t->x.memory);
+    free(t->w.memory);
+    free(t->bias.memory);
+    free(t->y.memory);
+    free(t->workspace.memory);
+}
+
+static double volume(const int64_t size[3]) { return (double)size[0] * (double)size[1] * (double)size[2]; }
+
+/* y and the workspace start as NaN: whatever is read before it is written shows. */
+static int tensors_make(bench_tensors *t, const convt3d_desc *desc, const convt3d_info *info, uint64_t seed)
+{
+    const size_t element = desc->dtype == CONVT3D_F64 ? 8 : desc->dtype == CONVT3D_F32 ? 4 : 2;
+    const double batch = (double)desc->batch, in = (double)desc->in_channels, out = (double)desc->out_channels;
+    const double groups = desc->groups ? (double)desc->groups : 1;
+    memset(t, 0, sizeof *t);
+    if (!buffer_make(&t->x, batch * in * volume(desc->in_size), element) ||
+        !buffer_make(&t->w, in * out / groups * volume(desc->kernel), element) ||
+        !buffer_make(&t->bias, out, element) || !buffer_make(&t->y, batch * out * volume(info->out_size), element) ||
+        !buffer_make(&t->workspace, (double)info->workspace_bytes, 1)) return 0;
+    fill_random(&t->x, desc->dtype, element, seed + 1);
+    fill_random(&t->w, desc->dtype, element, seed + 2);
+    fill_random(&t->bias, desc->dtype, element, seed + 3);
+    memset(t->y.data, 0xFF, t->y.bytes);
+    memset(t->workspace.data, 0xFF, t->workspace.bytes);
+    return 1;
+}
+
+/* Whether an output still is the NaN it was made as. */
+static int has_poison(const bench_buffer *y, size_t element)
+{
+    size_t at;
+    for (at = 0; at < y->bytes; at += element) {
+        static const unsigned char poison[8] = {0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF};
+        if (memcmp(y->data + at, poison, element) == 0) return 1;
+    }
+    return 0;
+}
+
+/* ---- timing ---- */
+
+double bench_median(double *values, int64_t count)
+{
+    int64_t i, j;
+    for (i = 1; i < count; i++) {
+        double value = values[i];
+        for (j = i; j > 0 && values[j - 1] > value; j--) values[j] = values[j - 1];
+        values[j] = value;
+    }
+    return count % 2 ? values[count / 2] : 0.5 * (values[count / 2 - 1] + values[count / 2]);
+}
+
+/* Once to warm up, then for seconds_per_row and at least --repeats times. */
+static int time_runs(const options *opt, const convt3d_plan *plan, const convt3d_io *io, bench_time *result,
+                     convt3d_error *error)
+{
+    static double times[MOST_REPEATS];
+    const int64_t least = opt->repeats < MOST_REPEATS ? opt->repeats : MOST_REPEATS;
+    double begin = 0, start;
+    int64_t count = -1;
+    for (; count < least || (count < MOST_REPEATS && platform_seconds() - begin < seconds_per_row); count++) {
+        start = platform_seconds();
+        if (count == 0) begin = start;
+        if (convt3d_run(plan, io, error)) return -1;
+        if (count >= 0) times[count] = platform_seconds() - start;
+    }
+    result->ms = 1e3 * bench_median(times, count);
+    result->repeats = count;
+    return 0;
+}
+
+static int run_and_time(const options *opt, const convt3d_desc *desc, const convt3d_plan *plan, const char *label,
+                        const bench_tensors *t, bench_time *result)
+{
+    convt3d_error error;
+    convt3d_io io;
+    memset(&io, 0, sizeof io);
+    io.x = t->x.data;
+    io.w = t->w.data;
+    io.bias = t->bias.data;
+    io.y = t->y.data;
+    io.workspace = t->workspace.data;
+    io.workspace_bytes = (int64_t)t->workspace.bytes;
+    if (time_runs(opt, plan, &io, result, &error)) return fail("%.200s: %s", label, error.text);
+    if (has_poison(&t->y, desc->dtype == CONVT3D_F64 ? 8 : desc->dtype == CONVT3D_F32 ? 4 : 2)) {
+        return fail("%.200s: an output was never written", label);
+    }
+    return EXIT_PASS;
+}
+
+static int time_row(const options *opt, const convt3d_desc *desc, const char *label, convt3d_info *info,
+                    bench_time *result)
+{
+    convt3d_plan plan;
+    convt3d_error error;
+    bench_tensors t;
+    int status;
+    if (convt3d_plan_init(&plan, desc, CONVT3D_FORWARD, &error) || convt3d_plan_info(&plan, info, &error)) {
+        return fail("%.200s: %s", label, error.text);
+    }
+    status = tensors_make(&t, desc, info, opt->seed) ? run_and_time(opt, desc, &plan, label, &t, result)
+                                                     : fail("%.200s: out of memory", label);
+    tensors_release(&t);
+    return status;
+}
+
+const bench_device bench_cpu = {CONVT3D_DEVICE_CPU, 0, measure_ceilings, time_row};
