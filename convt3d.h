@@ -218,7 +218,7 @@ typedef enum convt3d_status {
 typedef struct convt3d_error {
     convt3d_status status;
     const char *field;       /* name of the offending field or argument; "" when there is none          */
-    int32_t axis;            /* 0, 1, 2 = depth, height, width (0..4 for strides); -1 when there is none */
+    int32_t axis;            /* 0, 1, 2 = depth, height, width; which entry, for longer arrays; -1: none */
     int64_t got, limit;      /* the value found and the one it broke; 0 when there is none              */
     char text[192];          /* one sentence, zero-terminated                                           */
 } convt3d_error;
@@ -257,7 +257,7 @@ typedef struct convt3d_info {
     int64_t out_size[3];
     int64_t workspace_bytes, packed_bytes;
     double flops;               /* 2 * products that land inside the output: nothing is counted for cropped taps */
-    double bytes;               /* x, w, bias read once and y written once                                       */
+    double bytes;               /* x and w read once and y written once                                           */
     int32_t exact_slabs;        /* 1: convt3d_slab() pieces equal the whole bit for bit                          */
 } convt3d_info;
 
@@ -284,7 +284,8 @@ CONVT3D_API convt3d_status convt3d_device_count(int32_t *count, convt3d_error *e
 
 CONVT3D_API convt3d_status convt3d_output_size(const convt3d_desc *desc, int64_t out_size[3], convt3d_error *error);
 
-/* Sets desc->output_padding so that the output has the wanted size, as PyTorch's output_size argument does. */
+/* Sets desc->output_padding so that the output has the wanted size, as PyTorch's output_size argument does, and clears
+ * fixed_out_size. */
 CONVT3D_API convt3d_status convt3d_solve_output_padding(convt3d_desc *desc, const int64_t wanted[3],
                                                         convt3d_error *error);
 
@@ -867,11 +868,11 @@ static convt3d_status convt3d__resolve(convt3d__plan *p, const convt3d_desc *des
 /* --------------------------------------------------------------------------------------------------------------------
  * The reference: gather by phases, double accumulators. It is the specification: every other kernel is compared to it.
  *
- * A tile is CONVT3D__CHANNELS output channels by up to CONVT3D__COLUMNS outputs of one phase of one output row, so its
- * taps are the same for every column but for the ends, where the range of columns shrinks: no tap is tested. Every
- * output belongs to one tile and sums over ic, kd, kh, kw in this order, whatever the threads, slabs and batch.
+ * A tile is CONVT3D__CHANNELS output channels by a box of up to CONVT3D__POSITIONS outputs of one phase. Its outputs
+ * share their taps, but for the ends of the input, where a tap serves a smaller box: no tap is tested. Every output
+ * belongs to one tile and sums over ic, kd, kh, kw in this order, whatever the threads, slabs and batch.
  */
-enum { CONVT3D__CHANNELS = 8, CONVT3D__COLUMNS = 256 };
+enum { CONVT3D__CHANNELS = 8, CONVT3D__POSITIONS = 256 };
 
 /* to[j] = from[offset + j*step] */
 static void convt3d__load(int32_t dtype, const void *from, int64_t offset, int64_t step, int64_t n, double *to)
@@ -909,15 +910,22 @@ static void convt3d__store(int32_t dtype, void *to, int64_t offset, int64_t step
     }
 }
 
-/* sum[c][j] += w[c]*x[j] for four channels at once, so that x is loaded once for them */
-static void convt3d__add_product4(double (*CONVT3D__RESTRICT sum)[CONVT3D__COLUMNS], const double *CONVT3D__RESTRICT w,
-                                  const double *CONVT3D__RESTRICT x, int64_t n)
+/* sum[c][j] += w[c]*x[j] for four channels at once, so that x is loaded once for them. Blocks of constant length let
+ * a compiler use vectors at -O2. */
+static void convt3d__add_product4(double *CONVT3D__RESTRICT s0, double *CONVT3D__RESTRICT s1,
+                                  double *CONVT3D__RESTRICT s2, double *CONVT3D__RESTRICT s3,
+                                  const double *CONVT3D__RESTRICT w, const double *CONVT3D__RESTRICT x, int64_t n)
 {
-    double *CONVT3D__RESTRICT s0 = sum[0], *CONVT3D__RESTRICT s1 = sum[1];
-    double *CONVT3D__RESTRICT s2 = sum[2], *CONVT3D__RESTRICT s3 = sum[3];
     double w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3];
     int64_t j;
-    for (j = 0; j < n; j++) {
+    int u;
+    for (j = 0; j + 4 <= n; j += 4) {
+        for (u = 0; u < 4; u++) s0[j + u] += w0 * x[j + u];
+        for (u = 0; u < 4; u++) s1[j + u] += w1 * x[j + u];
+        for (u = 0; u < 4; u++) s2[j + u] += w2 * x[j + u];
+        for (u = 0; u < 4; u++) s3[j + u] += w3 * x[j + u];
+    }
+    for (; j < n; j++) {
         s0[j] += w0 * x[j];
         s1[j] += w1 * x[j];
         s2[j] += w2 * x[j];
@@ -928,100 +936,162 @@ static void convt3d__add_product4(double (*CONVT3D__RESTRICT sum)[CONVT3D__COLUM
 static void convt3d__add_product(double *CONVT3D__RESTRICT sum, double w, const double *CONVT3D__RESTRICT x, int64_t n)
 {
     int64_t j;
-    for (j = 0; j < n; j++) sum[j] += w * x[j];
+    int u;
+    for (j = 0; j + 4 <= n; j += 4)
+        for (u = 0; u < 4; u++) sum[j + u] += w * x[j + u];
+    for (; j < n; j++) sum[j] += w * x[j];
 }
 
 typedef struct convt3d__tile {
-    int64_t n, g, oc, channels;         /* oc within the group: channels of them */
-    int64_t od, oh, ow, columns;        /* ow, ow + stride, ...: columns of them */
+    int64_t n, g, oc, channels;         /* oc within the group: channels of them                     */
+    int64_t o[3], size[3];              /* per axis o, o + stride, ...: size of them; one phase      */
 } convt3d__tile;
 
-/* The products of one row of x (fixed ic, kd, kh) with the row of taps that share it. */
-static void convt3d__row_products(const convt3d__plan *p, const convt3d_io *io, const convt3d__tile *t,
-                                  const convt3d__taps *row, int64_t x_offset, int64_t w_offset,
-                                  double (*sum)[CONVT3D__COLUMNS])
+typedef double convt3d__sums[CONVT3D__CHANNELS][CONVT3D__POSITIONS];
+
+/* The part of a tile's axis that one tap serves: positions begin ... begin + count - 1, which read inputs i ... */
+typedef struct convt3d__span { int64_t begin, count, i, k; } convt3d__span;
+
+static convt3d__span convt3d__span_of(const convt3d__axis *axis, const convt3d__taps *taps, int64_t tap, int64_t size)
 {
-    const convt3d__axis *axis = &p->axis[2];
-    double x[CONVT3D__COLUMNS], w[CONVT3D__CHANNELS];
-    int64_t tap, c, i = row->i, k = row->k;
-    for (tap = 0; tap < row->count; tap++, i -= axis->in_step, k += axis->tap_step) {
-        int64_t begin = convt3d__max(0, -i), n = convt3d__min(t->columns, axis->in - i) - begin;
-        convt3d__load(p->desc.dtype, io->x, x_offset + (i + begin) * p->desc.x_stride[4], p->desc.x_stride[4], n, x);
-        convt3d__load(p->desc.dtype, io->w, w_offset + k, p->taps, t->channels, w);
-        for (c = 0; c + 4 <= t->channels; c += 4)
-            convt3d__add_product4((double (*)[CONVT3D__COLUMNS])&sum[c][begin], w + c, x, n);
-        for (; c < t->channels; c++) convt3d__add_product(sum[c] + begin, w[c], x, n);
-    }
+    convt3d__span span;
+    int64_t i = taps->i - tap * axis->in_step;
+    span.begin = convt3d__max(0, -i);
+    span.count = convt3d__min(size, axis->in - i) - span.begin;
+    span.i = i + span.begin;
+    span.k = taps->k + tap * axis->tap_step;
+    return span;
 }
 
-static void convt3d__store_tile(const convt3d__plan *p, const convt3d_io *io, const convt3d__tile *t,
-                                double (*sum)[CONVT3D__COLUMNS])
+/* One tap and one input channel for the box that it serves. Rows that follow each other in the tile without a gap are
+ * one run of positions. */
+static void convt3d__add_tap(const convt3d__plan *p, const convt3d_io *io, const convt3d__tile *t, int64_t ic,
+                             const convt3d__span span[3], convt3d__sums sum)
+{
+    const int64_t *stride = p->desc.x_stride;
+    double x[CONVT3D__POSITIONS], w[CONVT3D__CHANNELS];
+    int64_t tap = (span[0].k * p->axis[1].kernel + span[1].k) * p->axis[2].kernel + span[2].k;
+    int64_t run = span[2].count, rows = span[1].count, slices = span[0].count, a, b, c, at;
+    convt3d__load(p->desc.dtype, io->w, (ic * p->out_group + t->oc) * p->taps + tap, p->taps, t->channels, w);
+    for (a = 0; a < slices; a++)
+        for (b = 0; b < rows; b++) {
+            at = ((span[0].begin + a) * t->size[1] + span[1].begin + b) * t->size[2] + span[2].begin;
+            convt3d__load(p->desc.dtype, io->x, t->n * stride[0] + ic * stride[1] + (span[0].i + a) * stride[2] +
+                          (span[1].i + b) * stride[3] + span[2].i * stride[4], stride[4], run, x + at);
+        }
+    if (run == t->size[2]) {
+        run *= rows;
+        if (rows == t->size[1]) { run *= slices;  slices = 1; }
+        rows = 1;
+    }
+    for (a = 0; a < slices; a++)
+        for (b = 0; b < rows; b++) {
+            at = ((span[0].begin + a) * t->size[1] + span[1].begin + b) * t->size[2] + span[2].begin;
+            for (c = 0; c + 4 <= t->channels; c += 4)
+                convt3d__add_product4(sum[c] + at, sum[c + 1] + at, sum[c + 2] + at, sum[c + 3] + at, w + c, x + at, run);
+            for (; c < t->channels; c++) convt3d__add_product(sum[c] + at, w[c], x + at, run);
+        }
+}
+
+static void convt3d__store_tile(const convt3d__plan *p, const convt3d_io *io, const convt3d__tile *t, convt3d__sums sum)
 {
     const int64_t *stride = p->desc.y_stride;
-    int64_t c;
+    int64_t c, a, b;
     for (c = 0; c < t->channels; c++) {
         int64_t oc = t->g * p->out_group + t->oc + c;
-        int64_t offset = t->n * stride[0] + oc * stride[1] + t->od * stride[2] + t->oh * stride[3] + t->ow * stride[4];
         double bias = 0;
         if (io->bias) convt3d__load(p->desc.dtype, io->bias, oc, 1, 1, &bias);
-        convt3d__store(p->desc.dtype, io->y, offset, p->axis[2].stride * stride[4], t->columns, sum[c], bias);
+        for (a = 0; a < t->size[0]; a++)
+            for (b = 0; b < t->size[1]; b++)
+                convt3d__store(p->desc.dtype, io->y, t->n * stride[0] + oc * stride[1] +
+                               (t->o[0] + a * p->axis[0].stride) * stride[2] +
+                               (t->o[1] + b * p->axis[1].stride) * stride[3] + t->o[2] * stride[4],
+                               p->axis[2].stride * stride[4], t->size[2],
+                               sum[c] + (a * t->size[1] + b) * t->size[2], bias);
     }
 }
 
 static void convt3d__reference_tile(const convt3d__plan *p, const convt3d_io *io, const convt3d__tile *t)
 {
-    const int64_t *stride = p->desc.x_stride;
-    double sum[CONVT3D__CHANNELS][CONVT3D__COLUMNS];
-    convt3d__taps depth = convt3d__taps_of(&p->axis[0], t->od, 1);
-    convt3d__taps height = convt3d__taps_of(&p->axis[1], t->oh, 1);
-    convt3d__taps row = convt3d__taps_of(&p->axis[2], t->ow, t->columns);
-    int64_t c, j, ic, a, b;
-    for (c = 0; c < t->channels; c++)
-        for (j = 0; j < t->columns; j++) sum[c][j] = 0;
-    for (ic = t->g * p->in_group; row.count > 0 && ic < (t->g + 1) * p->in_group; ic++)
-        for (a = 0; a < depth.count; a++)
-            for (b = 0; b < height.count; b++) {
-                int64_t id = depth.i - a * p->axis[0].in_step, kd = depth.k + a * p->axis[0].tap_step;
-                int64_t ih = height.i - b * p->axis[1].in_step, kh = height.k + b * p->axis[1].tap_step;
-                int64_t x_offset = t->n * stride[0] + ic * stride[1] + id * stride[2] + ih * stride[3];
-                int64_t w_offset = (ic * p->out_group + t->oc) * p->taps +
-                                   (kd * p->axis[1].kernel + kh) * p->axis[2].kernel;
-                convt3d__row_products(p, io, t, &row, x_offset, w_offset, sum);
-            }
+    convt3d__sums sum;
+    convt3d__taps taps[3];
+    convt3d__span span[3];
+    int64_t ic, a, b, c;
+    for (a = 0; a < 3; a++) taps[a] = convt3d__taps_of(&p->axis[a], t->o[a], t->size[a]);
+    for (a = 0; a < t->channels; a++)
+        for (b = 0; b < t->size[0] * t->size[1] * t->size[2]; b++) sum[a][b] = 0;
+    for (ic = t->g * p->in_group; ic < (t->g + 1) * p->in_group; ic++)
+        for (a = 0; a < taps[0].count; a++)
+            for (b = 0; b < taps[1].count; b++)
+                for (c = 0; c < taps[2].count; c++) {
+                    span[0] = convt3d__span_of(&p->axis[0], &taps[0], a, t->size[0]);
+                    span[1] = convt3d__span_of(&p->axis[1], &taps[1], b, t->size[1]);
+                    span[2] = convt3d__span_of(&p->axis[2], &taps[2], c, t->size[2]);
+                    convt3d__add_tap(p, io, t, ic, span, sum);
+                }
     convt3d__store_tile(p, io, t, sum);
 }
 
-/* One output row of one block of channels: its phases, each in tiles. */
-static void convt3d__reference_row(const convt3d__plan *p, const convt3d_io *io, int64_t index)
+/* How the outputs are cut: per axis the phases that hold an output, the positions of a tile, the tiles of a phase. */
+typedef struct convt3d__cut { int64_t phases[3], size[3], tiles[3], blocks; } convt3d__cut;
+
+static convt3d__cut convt3d__cut_of(const convt3d__plan *p)
 {
-    const convt3d__axis *axis = &p->axis[2];
-    int64_t blocks = convt3d__ceil_div(p->out_group, CONVT3D__CHANNELS), phase, left;
+    convt3d__cut cut;
+    int64_t room = CONVT3D__POSITIONS;
+    int32_t a;
+    for (a = 2; a >= 0; a--) {
+        const convt3d__axis *axis = &p->axis[a];
+        int64_t longest = convt3d__ceil_div(axis->out, axis->stride);
+        cut.phases[a] = convt3d__min(axis->stride, axis->out);
+        cut.size[a] = convt3d__min(room, longest);
+        cut.tiles[a] = convt3d__ceil_div(longest, cut.size[a]);
+        room /= cut.size[a];
+    }
+    cut.blocks = convt3d__ceil_div(p->out_group, CONVT3D__CHANNELS);
+    return cut;
+}
+
+/* Places tile `index` of an axis, counted through its phases; returns 0 where the phase ends before it. */
+static int convt3d__place(const convt3d__axis *axis, const convt3d__cut *cut, int32_t a, int64_t index, convt3d__tile *t)
+{
+    int64_t phase = index / cut->tiles[a], from = index % cut->tiles[a] * cut->size[a];
+    int64_t length = convt3d__ceil_div(axis->out - phase, axis->stride);
+    t->o[a] = phase + from * axis->stride;
+    t->size[a] = convt3d__min(cut->size[a], length - from);
+    return t->size[a] > 0;
+}
+
+/* The tiles of one stretch of output rows for one block of channels: the phases of the last axis one after the other,
+ * so that what they write between each other is still in the cache. */
+static void convt3d__reference_rows(const convt3d__plan *p, const convt3d_io *io, const convt3d__cut *cut, int64_t index)
+{
+    int64_t d, h, w, phase;
     convt3d__tile t;
-    t.oh = index % p->axis[1].out;  index /= p->axis[1].out;
-    t.od = index % p->axis[0].out;  index /= p->axis[0].out;
-    t.oc = index % blocks * CONVT3D__CHANNELS;  index /= blocks;
+    w = index % cut->tiles[2];  index /= cut->tiles[2];
+    h = index % (cut->phases[1] * cut->tiles[1]);  index /= cut->phases[1] * cut->tiles[1];
+    d = index % (cut->phases[0] * cut->tiles[0]);  index /= cut->phases[0] * cut->tiles[0];
+    t.oc = index % cut->blocks * CONVT3D__CHANNELS;  index /= cut->blocks;
     t.g = index % p->desc.groups;
     t.n = index / p->desc.groups;
     t.channels = convt3d__min(CONVT3D__CHANNELS, p->out_group - t.oc);
-    for (phase = 0; phase < convt3d__min(axis->stride, axis->out); phase++) {
-        left = convt3d__ceil_div(axis->out - phase, axis->stride);
-        for (t.ow = phase; left > 0; t.ow += t.columns * axis->stride, left -= t.columns) {
-            t.columns = convt3d__min(CONVT3D__COLUMNS, left);
-            convt3d__reference_tile(p, io, &t);
-        }
-    }
+    if (!convt3d__place(&p->axis[0], cut, 0, d, &t) || !convt3d__place(&p->axis[1], cut, 1, h, &t)) return;
+    for (phase = 0; phase < cut->phases[2]; phase++)
+        if (convt3d__place(&p->axis[2], cut, 2, phase * cut->tiles[2] + w, &t)) convt3d__reference_tile(p, io, &t);
 }
 
 static convt3d_status convt3d__reference_run(const convt3d__plan *p, const convt3d_io *io, convt3d_error *error)
 {
-    int64_t rows = p->desc.batch * p->desc.groups * convt3d__ceil_div(p->out_group, CONVT3D__CHANNELS) *
-                   p->axis[0].out * p->axis[1].out;
+    convt3d__cut cut = convt3d__cut_of(p);
+    int64_t count = p->desc.batch * p->desc.groups * cut.blocks * cut.phases[0] * cut.tiles[0] * cut.phases[1] *
+                    cut.tiles[1] * cut.tiles[2];
     int64_t i;
 #ifdef _OPENMP
     int threads = p->desc.threads ? p->desc.threads : omp_get_max_threads();
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    if (count < threads) threads = (int)count;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) if(threads > 1)
 #endif
-    for (i = 0; i < rows; i++) convt3d__reference_row(p, io, i);
+    for (i = 0; i < count; i++) convt3d__reference_rows(p, io, &cut, i);
     return convt3d__ok(error);
 }
 
@@ -1348,7 +1418,10 @@ CONVT3D_API convt3d_status convt3d(const convt3d_desc *desc, const convt3d_io *i
         return convt3d__cuda_call(desc, io, &calls, error);
     }
 #endif
-    aligned = *desc;        /* a pointer aligned to less than its element is then found by check_io */
+    aligned = *desc;
+    if ((status = convt3d__check_enums(&aligned, error)) != CONVT3D_OK) return status;
+    if ((status = convt3d__check_options(&aligned, error)) != CONVT3D_OK) return status;
+    /* Planned again for what is given; a pointer aligned to less than its element is found by check_io. */
     aligned.alignment = convt3d__max(convt3d__alignment_of(io), convt3d__element_size(desc->dtype));
     if ((status = convt3d__make_plan(&p, &aligned, CONVT3D_FORWARD, error)) != CONVT3D_OK) return status;
     with_workspace = *io;
@@ -1531,7 +1604,8 @@ CONVT3D_API convt3d_status convt3d_solve_output_padding(convt3d_desc *desc, cons
     if (!desc) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "desc", -1, 0, 0, "");
     if (!wanted) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "wanted", -1, 0, 0, "");
     trial = *desc;
-    for (a = 0; a < 3; a++) trial.output_padding[a] = 0;
+    trial.fixed_out_size = 0;
+    for (a = 0; a < 3; a++) trial.output_padding[a] = trial.out_size[a] = 0;
     for (a = 0; a < 3; a++) {
         int64_t size, need = -1;
         status = convt3d__check_enums(&trial, error);
@@ -1545,7 +1619,8 @@ CONVT3D_API convt3d_status convt3d_solve_output_padding(convt3d_desc *desc, cons
     }
     for (a = 0; a < 3; a++) trial.output_padding[a] = found[a];
     if ((status = convt3d_output_size(&trial, found, error)) != CONVT3D_OK) return status;
-    for (a = 0; a < 3; a++) desc->output_padding[a] = trial.output_padding[a];
+    desc->fixed_out_size = 0;
+    for (a = 0; a < 3; a++) { desc->output_padding[a] = trial.output_padding[a];  desc->out_size[a] = 0; }
     return convt3d__ok(error);
 }
 

@@ -66,8 +66,11 @@ static inline int check_buffer_make(check_buffer *b, int64_t count, int32_t size
 /* The first byte of the whole allocation that is not the fill, as an offset from data; INT64_MAX when there is none. */
 static inline int64_t check_buffer_changed(const check_buffer *b, int fill)
 {
+    unsigned char page[4096];
     size_t i, all = b->bytes + 2 * CHECK_GUARD + 64;
-    for (i = 0; i < all; i++) if (b->memory[i] != fill) return (int64_t)i - (b->data - b->memory);
+    memset(page, fill, sizeof page);
+    for (i = 0; i + sizeof page <= all && !memcmp(b->memory + i, page, sizeof page); i += sizeof page) {}
+    for (; i < all; i++) if (b->memory[i] != fill) return (int64_t)i - (b->data - b->memory);
     return INT64_MAX;
 }
 
@@ -178,31 +181,89 @@ static inline int check_fail(check_result *result, const char *message)
     return 0;
 }
 
+/* What the blocks of a tensor's elements need to be filled, poisoned or looked through. */
+typedef struct check_elements {
+    const check_request *request;
+    check_run *run;
+    int64_t limit[3];
+    int64_t unwritten, first;   /* outputs that still are poison, and the first of them */
+} check_elements;
+
+static inline void check_fill_x(void *context, int64_t begin, int64_t end)
+{
+    const check_elements *e = (const check_elements *)context;
+    const oracle_problem *p = &e->run->problem;
+    int64_t index[5], i;
+    oracle_unravel(p->in, begin, index);
+    for (i = begin; i < end; i++, oracle_step(p->in, index))
+        oracle_store(p->dtype, e->run->x.data, oracle_offset(index, p->x_stride),
+                     check_value(p, e->request, e->limit, CHECK_X, i));
+}
+
+static inline void check_fill_w(void *context, int64_t begin, int64_t end)
+{
+    const check_elements *e = (const check_elements *)context;
+    const oracle_problem *p = &e->run->problem;
+    int64_t i;
+    for (i = begin; i < end; i++)
+        oracle_store(p->dtype, e->run->w.data, i, check_value(p, e->request, e->limit, CHECK_W, i));
+}
+
+static inline void check_poison_y(void *context, int64_t begin, int64_t end)
+{
+    const check_elements *e = (const check_elements *)context;
+    const oracle_problem *p = &e->run->problem;
+    int64_t index[5], i;
+    oracle_unravel(p->out, begin, index);
+    for (i = begin; i < end; i++, oracle_step(p->out, index))
+        check_set_poison(e->run->y.data, oracle_offset(index, p->y_stride), p->dtype, e->run->size);
+}
+
+/* Counts the outputs that still are poison and puts the sentinel on all. */
+static inline void check_clear_y(void *context, int64_t begin, int64_t end)
+{
+    check_elements *e = (check_elements *)context;
+    const oracle_problem *p = &e->run->problem;
+    int64_t index[5], i, unwritten = 0, first = INT64_MAX;
+    oracle_unravel(p->out, begin, index);
+    for (i = begin; i < end; i++, oracle_step(p->out, index)) {
+        int64_t offset = oracle_offset(index, p->y_stride);
+        if (check_is_poison(e->run->y.data, offset, p->dtype, e->run->size) && unwritten++ == 0) first = i;
+        memset(e->run->y.data + offset * e->run->size, CHECK_SENTINEL, (size_t)e->run->size);
+    }
+    if (unwritten == 0) return;
+#ifdef _OPENMP
+#pragma omp critical(check_unwritten)
+#endif
+    {
+        e->unwritten += unwritten;
+        if (first < e->first) e->first = first;
+    }
+}
+
 /* x, w and bias: the caller's or made. What lies between the elements of a strided x is NaN. */
 static inline int check_make_inputs(const check_request *request, check_run *run, convt3d_io *io)
 {
     oracle_problem *p = &run->problem;
-    int64_t limit[3], count = oracle_count(p->in), i, index[5] = {0, 0, 0, 0, 0};
+    check_elements e = {request, run, {0, 0, 0}, 0, 0};
+    int64_t i;
     int made = !request->x || !request->w;
-    check_exact_limits(p, request->seed, limit);
+    check_exact_limits(p, request->seed, e.limit);
     io->x = request->x; io->w = request->w; io->bias = request->bias;
     if (!io->x) {
         if (!check_buffer_make(&run->x, p->x_span, run->size, 0xFF)) return 0;
-        for (i = 0; i < count; i++, oracle_step(p->in, index))
-            oracle_store(p->dtype, run->x.data, oracle_offset(index, p->x_stride),
-                         check_value(p, request, limit, CHECK_X, i));
+        oracle_parallel(oracle_count(p->in), check_fill_x, &e);
         io->x = run->x.data;
     }
     if (!io->w) {
         if (!check_buffer_make(&run->w, p->w_count, run->size, 0xFF)) return 0;
-        for (i = 0; i < p->w_count; i++)
-            oracle_store(p->dtype, run->w.data, i, check_value(p, request, limit, CHECK_W, i));
+        oracle_parallel(p->w_count, check_fill_w, &e);
         io->w = run->w.data;
     }
     if (made && !io->bias && request->seed % 7 != 6) {
         if (!check_buffer_make(&run->bias, p->out[1], run->size, 0xFF)) return 0;
         for (i = 0; i < p->out[1]; i++)
-            oracle_store(p->dtype, run->bias.data, i, check_value(p, request, limit, CHECK_BIAS, i));
+            oracle_store(p->dtype, run->bias.data, i, check_value(p, request, e.limit, CHECK_BIAS, i));
         io->bias = run->bias.data;
     }
     p->x = io->x;
@@ -212,11 +273,9 @@ static inline int check_make_inputs(const check_request *request, check_run *run
 
 static inline int check_make_output(check_run *run, convt3d_io *io)
 {
-    const oracle_problem *p = &run->problem;
-    int64_t i, index[5] = {0, 0, 0, 0, 0};
-    if (!check_buffer_make(&run->y, p->y_span, run->size, CHECK_SENTINEL)) return 0;
-    for (i = 0; i < p->y_count; i++, oracle_step(p->out, index))
-        check_set_poison(run->y.data, oracle_offset(index, p->y_stride), p->dtype, run->size);
+    check_elements e = {NULL, run, {0, 0, 0}, 0, 0};
+    if (!check_buffer_make(&run->y, run->problem.y_span, run->size, CHECK_SENTINEL)) return 0;
+    oracle_parallel(run->problem.y_count, check_poison_y, &e);
     io->y = run->y.data;
     return 1;
 }
@@ -290,19 +349,16 @@ static inline void check_judge(const check_request *request, const check_run *ru
 static inline void check_writes(check_run *run, check_result *result)
 {
     const oracle_problem *p = &run->problem;
-    int64_t i, index[5] = {0, 0, 0, 0, 0}, unwritten = 0, changed;
-    for (i = 0; i < p->y_count; i++, oracle_step(p->out, index)) {
-        int64_t offset = oracle_offset(index, p->y_stride);
-        if (check_is_poison(run->y.data, offset, p->dtype, run->size) && unwritten++ == 0)
-            memcpy(result->worst, index, sizeof index);
-        memset(run->y.data + offset * run->size, CHECK_SENTINEL, (size_t)run->size);
-    }
+    check_elements e = {NULL, run, {0, 0, 0}, 0, INT64_MAX};
+    int64_t changed;
+    oracle_parallel(p->y_count, check_clear_y, &e);
     changed = check_buffer_changed(&run->y, CHECK_SENTINEL);
-    if (unwritten) {
+    if (e.unwritten) {
+        oracle_unravel(p->out, e.first, result->worst);
         result->pass = 0;
         snprintf(result->message, sizeof result->message,
                  "%lld of %lld outputs never written, first [%lld,%lld,%lld,%lld,%lld]",
-                 (long long)unwritten, (long long)p->y_count, (long long)result->worst[0],
+                 (long long)e.unwritten, (long long)p->y_count, (long long)result->worst[0],
                  (long long)result->worst[1], (long long)result->worst[2], (long long)result->worst[3],
                  (long long)result->worst[4]);
     } else if (changed != INT64_MAX) {

@@ -18,7 +18,8 @@ static inline void common_reproducer(const check_request *r, const char *message
     shape_format(&r->desc, shape, sizeof shape);
     tap_note("%s", message);
     tap_note("convt3d check %s --device %s --dtype %s --layout %s --data %s --seed %llu --threads %d", shape,
-             r->desc.device == CONVT3D_DEVICE_CUDA ? "cuda" : "cpu", common_dtypes[r->desc.dtype], common_layouts[r->desc.layout], r->exact ? "exact" : "real",
+             r->desc.device == CONVT3D_DEVICE_CUDA ? "cuda" : "cpu", common_dtypes[r->desc.dtype],
+             common_layouts[r->desc.layout], r->exact ? "exact" : "real",
              (unsigned long long)r->seed, r->desc.threads);
     if (!oracle_all_zero(x) || !oracle_all_zero(y))
         tap_note("with x_stride %lld,%lld,%lld,%lld,%lld and y_stride %lld,%lld,%lld,%lld,%lld (0: dense)",

@@ -220,6 +220,21 @@ static inline void oracle_step(const int64_t size[5], int64_t index[5])
     }
 }
 
+/* Runs body over [0, count) in blocks, on all cores: a body touches nothing but its own elements. */
+enum { ORACLE_BLOCK = 1 << 14 };
+
+static inline void oracle_parallel(int64_t count, void (*body)(void *context, int64_t begin, int64_t end), void *context)
+{
+    int64_t blocks = (count + ORACLE_BLOCK - 1) / ORACLE_BLOCK, b;
+#ifdef _OPENMP
+#pragma omp parallel for schedule(dynamic) if (blocks > 8)
+#endif
+    for (b = 0; b < blocks; b++) {
+        int64_t end = (b + 1) * ORACLE_BLOCK;
+        body(context, b * ORACLE_BLOCK, end < count ? end : count);
+    }
+}
+
 /* Decodes the weights once. Returns 0 when memory is short; free p->w afterwards. */
 static inline int oracle_decode_w(oracle_problem *p, const void *w)
 {
@@ -456,7 +471,10 @@ static inline int oracle_sampled(const oracle_problem *p, const int64_t *list, i
     int a, ok = 1;
     memset(axis, 0, sizeof axis);
     for (a = 0; a < 3 && ok; a++) ok = oracle_axis_init(p, a, list, count, &axis[a]);
-    for (j = 0; j < count && ok; j++) oracle_one(p, axis, list[j], values + j);
+#ifdef _OPENMP
+#pragma omp parallel for schedule(dynamic, 16) if (count > 256)
+#endif
+    for (j = 0; j < (ok ? count : 0); j++) oracle_one(p, axis, list[j], values + j);
     for (a = 0; a < 3; a++) oracle_axis_free(&axis[a]);
     return ok;
 }

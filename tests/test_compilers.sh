@@ -77,8 +77,8 @@ fi
 aarch64_builds() {
     aarch64-linux-gnu-gcc -std=c99 -O2 $strict -static -c "$root/convt3d.c" -o "$work/library.arm.o" &&
     for test in half random; do
-        aarch64-linux-gnu-gcc -std=c99 -O2 -ffp-contract=off -static -I"$root" "$tests/test_$test.c" "$work/library.arm.o" \
-            -o "$work/$test.arm" -lm || return 1
+        aarch64-linux-gnu-gcc -std=c99 -O2 -ffp-contract=off -static -I"$root" "$tests/test_$test.c" \
+            "$work/library.arm.o" -o "$work/$test.arm" -lm || return 1
     done
 }
 if have aarch64-linux-gnu-gcc; then
