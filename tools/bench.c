@@ -21,7 +21,12 @@ typedef struct bench_report {
     size_t count;
 } bench_report;
 
-static const bench_device *const devices[] = {&bench_cpu};
+static const bench_device *const devices[] = {
+    &bench_cpu,
+#ifdef TOOLS_CUDA
+    &bench_cuda,
+#endif
+};
 
 /* ---- measuring ---- */
 

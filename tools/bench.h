@@ -29,6 +29,7 @@ typedef struct bench_device {
 } bench_device;
 
 extern const bench_device bench_cpu;
+extern const bench_device bench_cuda;                   /* in builds with TOOLS_CUDA: wants cuBLAS */
 
 double bench_median(double *values, int64_t count);     /* sorts values */
 

@@ -5,6 +5,7 @@
 
 #include <cublas_v2.h>
 #include <cuda_runtime_api.h>
+#include <dlfcn.h>
 
 enum { MOST_SETS = 64, MOST_IN_GRAPH = 16, REPEATS = 11, BLOCK = 65521, GEMM_SIZE = 8192 };
 
@@ -85,8 +86,32 @@ static double copy_gbps(const timer *t)
     return ms[0] > 0 ? 2e-6 * (double)copy_bytes / bench_median(ms, REPEATS) : 0;
 }
 
+/* cuBLAS, loaded only here: linked, its half a gigabyte would slow every start of the command line. */
+typedef struct blas_calls {
+    cublasHandle_t handle;
+    cublasStatus_t (*create)(cublasHandle_t *);
+    cublasStatus_t (*destroy)(cublasHandle_t);
+    cublasStatus_t (*gemm)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void *,
+                           const void *, cudaDataType, int, const void *, cudaDataType, int, const void *, void *,
+                           cudaDataType, int, cublasComputeType_t, cublasGemmAlgo_t);
+} blas_calls;
+
+static int blas_open(blas_calls *blas)
+{
+    char name[32];
+    void *library;
+    snprintf(name, sizeof name, "libcublas.so.%d", CUBLAS_VER_MAJOR);
+    library = dlopen(name, RTLD_NOW);
+    if (!library) return fail("the GEMM ceiling wants %s: %.200s", name, dlerror());
+    *(void **)&blas->create = dlsym(library, "cublasCreate_v2");
+    *(void **)&blas->destroy = dlsym(library, "cublasDestroy_v2");
+    *(void **)&blas->gemm = dlsym(library, "cublasGemmEx");
+    if (!blas->create || !blas->destroy || !blas->gemm) return fail("%s lacks a function", name);
+    return blas->create(&blas->handle) == CUBLAS_STATUS_SUCCESS ? EXIT_PASS : fail("cuBLAS does not start");
+}
+
 /* cuBLAS on square matrices of random data, f32 accumulators for the 16-bit types; 0 when it cannot. */
-static double gemm_gflops(cublasHandle_t blas, const timer *t, int dtype, int math)
+static double gemm_gflops(const blas_calls *blas, const timer *t, int dtype, int math)
 {
     static const cudaDataType_t types[4] = {CUDA_R_32F, CUDA_R_64F, CUDA_R_16F, CUDA_R_16BF};
     const cublasComputeType_t compute = dtype == CONVT3D_F64 ? CUBLAS_COMPUTE_64F :
@@ -103,7 +128,7 @@ static double gemm_gflops(cublasHandle_t blas, const timer *t, int dtype, int ma
                   random_tensor(&c, elements, dtype) == cudaSuccess;
     for (i = -2; good && i < REPEATS; i++) {
         cudaEventRecord(t->begin, 0);
-        good = cublasGemmEx(blas, CUBLAS_OP_N, CUBLAS_OP_N, GEMM_SIZE, GEMM_SIZE, GEMM_SIZE, alpha, a, types[dtype],
+        good = blas->gemm(blas->handle, CUBLAS_OP_N, CUBLAS_OP_N, GEMM_SIZE, GEMM_SIZE, GEMM_SIZE, alpha, a, types[dtype],
                             GEMM_SIZE, b, types[dtype], GEMM_SIZE, beta, c, types[dtype], GEMM_SIZE, compute,
                             CUBLAS_GEMM_DEFAULT) == CUBLAS_STATUS_SUCCESS;
         ms[i < 0 ? 0 : i] = stop_ms(t);
@@ -118,24 +143,24 @@ static double gemm_gflops(cublasHandle_t blas, const timer *t, int dtype, int ma
 static int measure_ceilings(const options *opt, bench_ceilings *ceilings, char *machine)
 {
     struct cudaDeviceProp card;
-    cublasHandle_t blas;
+    blas_calls blas;
     timer t;
     int device, driver, dtype;
     (void)opt;
     if (failed(cudaGetDevice(&device), "device") || failed(cudaGetDeviceProperties(&card, device), "device") ||
         failed(cudaEventCreate(&t.begin), "event") || failed(cudaEventCreate(&t.end), "event") ||
         failed(cudaDriverGetVersion(&driver), "driver")) return EXIT_USAGE;
-    if (cublasCreate(&blas) != CUBLAS_STATUS_SUCCESS) return fail("cuBLAS does not start");
+    if (blas_open(&blas)) return EXIT_USAGE;
     snprintf(machine, 128, "%.60s, %d multiprocessors, CUDA driver %d.%d", card.name, card.multiProcessorCount,
              driver / 1000, driver % 1000 / 10);
     ceilings->copy_gbps = copy_gbps(&t);
     for (dtype = 1; dtype < 4; dtype++)
-        ceilings->gflops[dtype][0] = ceilings->gflops[dtype][1] = gemm_gflops(blas, &t, dtype, CONVT3D_ACCURATE);
+        ceilings->gflops[dtype][0] = ceilings->gflops[dtype][1] = gemm_gflops(&blas, &t, dtype, CONVT3D_ACCURATE);
     ceilings->gflops[CONVT3D_F32][CONVT3D_ACCURATE] = ceilings->gflops[CONVT3D_F16][0] / 3;
-    ceilings->gflops[CONVT3D_F32][CONVT3D_TF32] = gemm_gflops(blas, &t, CONVT3D_F32, CONVT3D_TF32);
+    ceilings->gflops[CONVT3D_F32][CONVT3D_TF32] = gemm_gflops(&blas, &t, CONVT3D_F32, CONVT3D_TF32);
     snprintf(ceilings->method, sizeof ceilings->method,
              "median of %d; copy of 2 GiB; cuBLAS GEMM of %d^3, f32 = a third of f16's", REPEATS, GEMM_SIZE);
-    cublasDestroy(blas);
+    blas.destroy(blas.handle);
     cudaEventDestroy(t.begin);
     cudaEventDestroy(t.end);
     return ceilings->copy_gbps > 0 ? EXIT_PASS : fail("out of device memory for the copy ceiling");
