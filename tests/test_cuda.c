@@ -1,5 +1,5 @@
 /* Promise: the CUDA back end means what the reference means, on any memory, stream and graph, and says clearly when it
- * cannot. Without a GPU the statuses are tested and the rest is skipped; arguments: none. */
+ * cannot. Without a GPU the statuses are tested and the rest is skipped. */
 #include "common.h"
 #include <cuda_runtime_api.h>
 
@@ -59,6 +59,19 @@ static void test_planning_for_an_architecture(void)
     d.cuda_arch = 0;
     if (!common_make(&c, &d, 0, 1)) { tap_ok(0, "memory"); return; }
     tap_ok(convt3d_run(&plan, &c.io, &error) == CONVT3D_CUDA_PLANNED_FOR_ARCH && error.got == 80, "%s", error.text);
+    common_free(&c);
+}
+
+/* Run by a build that holds no code for this card (argument: image). */
+static void test_missing_image(void)
+{
+    convt3d_desc d = small_desc(CONVT3D_DEVICE_CUDA);
+    common_data c;
+    convt3d_error error;
+    if (!common_make(&c, &d, 0, 1)) { tap_ok(0, "memory"); return; }
+    tap_ok(convt3d(&d, &c.io, &error) == CONVT3D_CUDA_NO_IMAGE && check_is_poison(c.y.data, 0, d.dtype, c.size),
+           "%s", error.text);
+    tap_ok(cudaPeekAtLastError() == cudaSuccess, "and no CUDA error stays behind");
     common_free(&c);
 }
 
@@ -451,10 +464,14 @@ static void test_special_values(void)
     tap_ok(pass, "NaN and infinity reach what they reach in the reference");
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     int32_t devices = 0;
     convt3d_error error;
+    if (argc > 1 && !strcmp(argv[1], "image")) {
+        test_missing_image();
+        return tap_done();
+    }
     test_planning_for_an_architecture();
     if (convt3d_device_count(&devices, &error) != CONVT3D_OK) {
         test_absence();
