@@ -113,6 +113,18 @@ static inline int common_run(common_data *c)
     return 0;
 }
 
+/* convt3d_run() with the workspace that the plan wants. */
+static inline convt3d_status common_run_plan(const convt3d_plan *plan, const convt3d_io *io, convt3d_error *error)
+{
+    convt3d_io given = *io;
+    convt3d_status status;
+    given.workspace_bytes = convt3d_workspace_size(plan);
+    given.workspace = given.workspace_bytes > 0 ? malloc((size_t)given.workspace_bytes) : NULL;
+    status = convt3d_run(plan, &given, error);
+    free(given.workspace);
+    return status;
+}
+
 static inline convt3d_desc common_desc(int64_t channels_in, int64_t channels_out, int64_t in, int64_t kernel,
                                        int64_t stride, int64_t padding)
 {

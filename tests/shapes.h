@@ -49,6 +49,12 @@ static const shapes_case shapes_table[] = {
     {"mednext_depthwise_k7",   {CH(1, 6, 6, 6), IN(4, 5, 6), K(7, 7, 7), S(2, 2, 2), P(3, 3, 3)}},
     {"kernelbench_k357",       {CH(1, 4, 3, 1), IN(6, 5, 8), K(3, 5, 7), S(1, 1, 1)}},
     {"same_size_k3s1p1",       {CH(2, 9, 11, 1), IN(5, 6, 7), K(3, 3, 3), P(1, 1, 1)}},
+    /* channel counts that fill the blocks of matrix kernels, and leave a rest */
+    {"wide_48",                {CH(2, 17, 48, 1), IN(2, 4, 7), K(3, 3, 3), P(1, 1, 1)}},
+    {"wide_64_k3s2",           {CH(1, 20, 64, 1), IN(2, 3, 5), K(3, 3, 3), S(2, 2, 2), P(1, 1, 1), OP(1, 1, 1)}},
+    {"wide_128_k4s2",          {CH(1, 16, 128, 1), IN(2, 2, 3), K(4, 4, 4), S(2, 2, 2), P(1, 1, 1)}},
+    {"wide_200",               {CH(1, 33, 200, 1), IN(2, 3, 3), K(3, 3, 3)}},
+    {"wide_80_k2s2",           {CH(1, 40, 80, 1), IN(3, 3, 5), K(2, 2, 2), S(2, 2, 2)}},
     /* output_padding: below stride or dilation; its tail may receive taps */
     {"op_max_of_stride",       {CH(1, 3, 2, 1), IN(3, 3, 3), K(3, 3, 3), S(4, 4, 4), P(1, 1, 1), OP(3, 3, 3)}},
     {"op_beyond_stride",       {CH(1, 3, 2, 1), IN(4, 4, 4), K(3, 3, 3), S(2, 2, 2), OP(3, 3, 3), D(4, 4, 4)}},

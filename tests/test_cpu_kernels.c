@@ -1,6 +1,7 @@
 /* Promise: each fast CPU kernel, pinned by force, is held to the numeric contract on the whole table of cases and on
  * random ones, in every type and layout, and takes the cases it must take; what it refuses it refuses by name. A row
  * that this processor lacks is skipped. */
+#include "guard.h"
 #include "common.h"
 
 typedef struct kernel_row {
@@ -91,25 +92,115 @@ static void test_random(const kernel_row *row)
     tap_ok(wrong == 0 && refused == 0, "%s: 600 random cases, all taken", row->name);
 }
 
-/* Layers of real sizes: many vectors to a line, several runs, units, input-channel blocks and stores past the caches. */
+/* Layers of real sizes: many vectors to a line, several runs, units and blocks of input channels. The types and layouts
+ * take turns. */
 static void test_layers(const kernel_row *row)
 {
     static const int64_t layers[][6] = {    /* in, out, size, kernel, stride, padding */
-        {48, 48, 20, 3, 1, 0}, {64, 32, 12, 2, 2, 0}, {150, 12, 8, 3, 2, 1}, {32, 8, 16, 4, 2, 1}, {300, 5, 9, 4, 4, 0},
-        {4, 32, 24, 3, 2, 1}, {64, 1, 14, 4, 2, 1}, {8, 8, 33, 5, 1, 2}, {3, 7, 40, 3, 3, 0},
+        {48, 48, 18, 3, 1, 0}, {64, 32, 10, 2, 2, 0}, {150, 12, 8, 3, 2, 1}, {32, 8, 14, 4, 2, 1}, {300, 5, 7, 4, 4, 0},
+        {4, 32, 20, 3, 2, 1}, {64, 1, 12, 4, 2, 1}, {8, 8, 29, 5, 1, 2}, {3, 7, 30, 3, 3, 0},
     };
     size_t i;
-    int layout, dtype, wrong = 0;
+    int turn, wrong = 0;
     for (i = 0; i < sizeof layers / sizeof layers[0]; i++)
-        for (layout = 0; layout < 2; layout++)
-            for (dtype = 0; dtype < 4; dtype++) {
-                const int64_t *l = layers[i];
-                convt3d_desc d = common_desc(l[0], l[1], l[2], l[3], l[4], l[5]);
-                d.dtype = dtype;
-                d.layout = layout;
-                wrong += check(d, row->name, i * 6) != 1;
-            }
+        for (turn = 0; turn < 2; turn++) {
+            const int64_t *l = layers[i];
+            convt3d_desc d = common_desc(l[0], l[1], l[2], l[3], l[4], l[5]);
+            d.dtype = (int32_t)(i + (size_t)turn * 2) % 4;
+            d.layout = (int32_t)(i / 2 + (size_t)turn) % 2;
+            wrong += check(d, row->name, i * 6) != 1;
+        }
     tap_ok(wrong == 0, "%s: layers of real sizes", row->name);
+}
+
+/* y larger than most last-level caches: rows are then stored around them, in lines that begin anywhere. */
+static void test_large_output(const kernel_row *row)
+{
+    /* size, kernel, stride, padding */
+    static const int64_t layers[][4] = {{190, 1, 1, 0}, {96, 3, 2, 1}, {48, 4, 4, 1}};
+    int i, wrong = 0;
+    for (i = 0; i < 3; i++) {
+        convt3d_desc d = common_desc(2, 3, layers[i][0], layers[i][1], layers[i][2], layers[i][3]);
+        d.dtype = i == 0 ? CONVT3D_F64 : CONVT3D_F32;
+        wrong += check(d, row->name, 0) != 1;
+    }
+    tap_ok(wrong == 0, "%s: outputs beyond the caches", row->name);
+}
+
+/* One NaN or infinity in x or w: the kernel's outputs are those of the reference, NaN for NaN, on integer data. */
+static int special_as_reference(convt3d_desc d, const char *name, double special, int in_w, uint64_t seed)
+{
+    common_data a, b;
+    int64_t j, at;
+    int pass = common_make(&a, &d, 1, seed) & common_make(&b, &d, 1, seed);
+    if (pass && a.problem.y_count > 0 && oracle_count(a.problem.in) > 0) {
+        at = (int64_t)(oracle_hash(seed, 77) % (uint64_t)(in_w ? a.problem.w_count : a.problem.x_span));
+        oracle_store(d.dtype, in_w ? a.w.data : a.x.data, at, special);
+        oracle_store(d.dtype, in_w ? b.w.data : b.x.data, at, special);
+        use(&a.desc, "reference");
+        use(&b.desc, name);
+        pass = common_run(&a) && common_run(&b);
+        for (j = 0; pass && j < a.problem.y_count; j++) pass = oracle_same(common_get(&a, j), common_get(&b, j));
+    }
+    common_free(&a);
+    common_free(&b);
+    return pass;
+}
+
+static void test_special(const kernel_row *row)
+{
+    static const double special[3] = {NAN, INFINITY, -INFINITY};
+    int i, wrong = 0;
+    for (i = 0; i < 300; i++) {
+        convt3d_desc d = shapes_random(9000 + (uint64_t)i);
+        d.dtype = i % 4;
+        d.layout = i / 4 % 2;
+        wrong += !special_as_reference(d, row->name, special[i % 3], i / 3 % 2, (uint64_t)i * 5);
+    }
+    tap_ok(wrong == 0, "%s: NaN and infinity spread as in the reference", row->name);
+}
+
+static int copy_to_guard(guard_memory *g, const check_buffer *from, int at_end)
+{
+    *g = guard_make(from->bytes, at_end);
+    if (g->data && from->bytes) memcpy(g->data, from->data, from->bytes);
+    return g->data != NULL;
+}
+
+/* Tensors that begin or end at a page that may not be touched. */
+static int run_guarded(convt3d_desc d, int at_end)
+{
+    common_data c;
+    guard_memory x, w, bias, y;
+    convt3d_io io;
+    int pass = 0;
+    if (!common_make(&c, &d, 1, 5)) return 0;
+    common_run(&c);
+    if (copy_to_guard(&x, &c.x, at_end) & copy_to_guard(&w, &c.w, at_end) & copy_to_guard(&bias, &c.bias, at_end)
+        & copy_to_guard(&y, &c.y, at_end)) {
+        memset(&io, 0, sizeof io);
+        io.x = x.data; io.w = w.data; io.bias = bias.data; io.y = y.data;
+        pass = convt3d(&d, &io, NULL) == CONVT3D_OK && (!c.y.bytes || !memcmp(y.data, c.y.data, c.y.bytes));
+    }
+    guard_free(&x); guard_free(&w); guard_free(&bias); guard_free(&y);
+    common_free(&c);
+    return pass;
+}
+
+static void test_guarded(const kernel_row *row)
+{
+    int i, wrong = 0;
+    for (i = 0; GUARD_PAGES && i < SHAPES_COUNT; i++) {
+        convt3d_desc d = shapes_table[i].desc;
+        convt3d_error error;
+        d.dtype = i % 4;
+        d.layout = i / 4 % 2;
+        d.threads = 1 + i % 2;
+        use(&d, row->name);
+        if (status_of(&d, &error) != CONVT3D_OK) continue;
+        wrong += !run_guarded(d, 0) + !run_guarded(d, 1);
+    }
+    tap_ok(wrong == 0, "%s: nothing outside the tensors is touched", row->name);
 }
 
 int main(void)
@@ -122,7 +213,10 @@ int main(void)
         }
         test_table(&rows[i]);
         test_random(&rows[i]);
+        test_special(&rows[i]);
+        test_guarded(&rows[i]);
         test_layers(&rows[i]);
+        test_large_output(&rows[i]);
     }
     return tap_done();
 }

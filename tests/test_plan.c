@@ -17,10 +17,10 @@ static void test_copy(void)
     memcpy(&copy, &plan, sizeof copy);
     common_poison(&a);
     common_poison(&b);
-    pass = pass && convt3d_run(&plan, &a.io, NULL) == CONVT3D_OK;
+    pass = pass && common_run_plan(&plan, &a.io, NULL) == CONVT3D_OK;
     tap_ok(pass && !memcmp(&plan, &copy, sizeof copy), "a run leaves the plan as it was");
     memset(&plan, 0, sizeof plan);
-    tap_ok(pass && convt3d_run(&copy, &b.io, NULL) == CONVT3D_OK && common_same_outputs(&a, &b), "a copied plan runs");
+    tap_ok(pass && common_run_plan(&copy, &b.io, NULL) == CONVT3D_OK && common_same_outputs(&a, &b), "a copied plan runs");
     tap_ok(convt3d_run(&plan, &b.io, NULL) == CONVT3D_PLAN_INVALID, "a zeroed plan is none");
     common_free(&a);
     common_free(&b);
@@ -42,7 +42,7 @@ static void test_shared(void)
 #ifdef _OPENMP
 #pragma omp parallel for num_threads(4) schedule(static, 1)
 #endif
-    for (i = 0; i < RUNS; i++) ran[i] = pass && convt3d_run(&plan, &all[i].io, NULL) == CONVT3D_OK;
+    for (i = 0; i < RUNS; i++) ran[i] = pass && common_run_plan(&plan, &all[i].io, NULL) == CONVT3D_OK;
     for (i = 0; i < RUNS; i++)
         pass = pass && ran[i] && common_run(&alone[i]) && common_same_outputs(&all[i], &alone[i]);
     tap_ok(pass, "one plan runs in several threads at once");

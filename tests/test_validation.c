@@ -139,7 +139,7 @@ static void run_fails(const convt3d_desc *d, const convt3d_io *io, convt3d_statu
     convt3d_plan plan;
     convt3d_error e;
     if (convt3d_plan_init(&plan, d, CONVT3D_FORWARD, &e) != CONVT3D_OK) { tap_ok(0, "%s", e.text); return; }
-    expect(convt3d_run(&plan, io, &e), &e, status, field, -1, got, limit, NULL);
+    expect(common_run_plan(&plan, io, &e), &e, status, field, -1, got, limit, NULL);
 }
 
 static void test_pointers(void)
@@ -207,7 +207,7 @@ static void test_packed(void)
     if (packed && convt3d_pack_weights(&plan, c.io.w, packed, &tag, NULL, &e) == CONVT3D_OK) {
         convt3d_io io = c.io;
         io.w = NULL; io.w_packed = packed; io.pack_tag = tag ^ 2;
-        s = convt3d_run(&plan, &io, &e);
+        s = common_run_plan(&plan, &io, &e);
         expect(s, &e, CONVT3D_PACK_MISMATCH, "pack_tag", -1, (int64_t)(tag ^ 2), (int64_t)tag, NULL);
     } else {
         tap_ok(0, "packing");

@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""Writes dist/convt3d.h: convt3d.h and the fast CPU back end (cpu/) in one file that needs no other.
+
+usage: amalgamate.py [--source DIR] [--out DIR]
+
+The back end stands between what the files share (INTERNAL) and the implementation that chooses among kernels, so that
+its table needs no declaration ahead and may be static: several files may then hold private copies (CONVT3D_STATIC).
+"""
+import argparse
+import pathlib
+import re
+import sys
+
+DECLARATION = re.compile(r"#ifdef CONVT3D_CPU_FAST\n(?:extern [^\n]*\n)+#endif\n")
+BOUNDARY = "#if defined(CONVT3D_IMPLEMENTATION) && !defined(CONVT3D__IMPLEMENTED)\n"
+NOTE = """/* This is convt3d.h with its fast CPU back end in one file, written by tools/amalgamate.py. Do not edit it:
+ * edit convt3d.h and cpu/. CONVT3D_CPU_FAST is always on here; build with -O2 and, for threads, -fopenmp. */
+"""
+
+
+def once(pattern, replacement, text, what):
+    """Replaces exactly one match; anything else means that a source changed in a way this program must learn."""
+    text, count = re.subn(pattern, lambda match: replacement, text)
+    if count != 1:
+        sys.exit(f"amalgamate.py: expected {what} once, found it {count} times")
+    return text
+
+
+def expand(path):
+    """The text of a file of cpu/, with the files of cpu/ that it includes put in their places."""
+    lines = []
+    for line in path.read_text().splitlines(keepends=True):
+        match = re.match(r'#\s*include "([^"]+)"\s*$', line)
+        if not match:
+            lines.append(line)
+        elif match.group(1) != "../convt3d.h":
+            lines.append(expand(path.parent / match.group(1)))
+    return "".join(lines)
+
+
+def cpu_part(source):
+    text = expand(source / "cpu" / "convt3d_cpu.c")
+    announced = r"(?m)^#define CONVT3D_BACKEND\n#ifndef CONVT3D_CPU_FAST\n[^\n]*\n#endif\n"
+    text = once(announced, "", text, "CONVT3D_BACKEND")
+    for name in ("const convt3d__backend convt3d__cpu_backends", "const int32_t convt3d__cpu_backend_count"):
+        text = once("(?m)^" + name, "static " + name, text, name)
+    return text
+
+
+def amalgamate(source):
+    text = (source / "convt3d.h").read_text()
+    text = once(DECLARATION, "", text, "the declaration of the CPU back ends")
+    text = once(r"(?m)^#ifndef CONVT3D_H\n", NOTE + "#ifndef CONVT3D_CPU_FAST\n#  define CONVT3D_CPU_FAST\n#endif\n"
+                "#ifndef CONVT3D_H\n", text, "the include guard")
+    head, boundary, tail = text.partition(BOUNDARY)
+    if not boundary:
+        sys.exit("amalgamate.py: the implementation's beginning was not found")
+    return head + BOUNDARY + cpu_part(source) + "#endif\n\n" + boundary + tail
+
+
+def main():
+    here = pathlib.Path(__file__).resolve().parent.parent
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", type=pathlib.Path, default=here, help="the source tree (default: this one)")
+    parser.add_argument("--out", type=pathlib.Path, help="folder to write to (default: dist/ of the source tree)")
+    arguments = parser.parse_args()
+    out = arguments.out or arguments.source / "dist"
+    text = amalgamate(arguments.source)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "convt3d.h").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
