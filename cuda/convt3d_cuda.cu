@@ -8,6 +8,12 @@
 //   store.cuh        a block's results to y, whole sectors in either layout
 //   pack.cuh         weights as kernels want them
 //   generic.cuh      the kernel that accepts everything
+//   wgmma.cuh        Hopper's wgmma, mbarriers and bulk copies; split.cuh f32 as f16 pairs, x as planes of cells
+//   dense_sm90.cuh   dense convolution of any stride as an implicit GEMM on wgmma
+//   nonoverlap.cuh   kernel <= stride as a GEMM on mma.sync (with mma.cuh, nonoverlap_f64.cuh): right on every case, but
+//                    not compiled in before a finding of racecheck is explained
+//   depthwise.cuh    few output channels a group: multiply-adds from windows of x; halo.cuh its and direct.cuh's tiles
+//   direct.cuh       multiply-adds from a register tile: any geometry, f64, few channels
 //   easy_call.cuh    convt3d() on any memory: staging, and slabs where the card is too small
 //
 // Compile time: with -DCONVT3D_CUDA_PART=n only part n is compiled, so that a build system can compile all parts of
@@ -35,12 +41,25 @@
 #include "store.cuh"
 #include "pack.cuh"
 #include "generic.cuh"
+#include "wgmma.cuh"
+#include "split.cuh"
+#include "dense_sm90.cuh"
+#include "depthwise.cuh"
+#include "direct.cuh"
 
 #if CONVT3D__PART(0)
 #include "easy_call.cuh"
 
 // The plan takes the cheapest row that does not refuse; the generic row never does.
 extern "C" const convt3d__backend convt3d__cuda_backends[] = {
+    {"sm90_dense", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__dense_sm90_refuses, convt3d__dense_sm90_cost,
+     convt3d__dense_sm90_workspace, convt3d__dense_sm90_packed, convt3d__dense_sm90_pack, convt3d__dense_sm90_run,
+     convt3d__dense_sm90_ready},
+    {"cuda_depthwise", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 1, convt3d__depthwise_refuses, convt3d__depthwise_cost,
+     convt3d__depthwise_workspace, convt3d__depthwise_packed, convt3d__depthwise_pack, convt3d__depthwise_run,
+     convt3d__depthwise_ready},
+    {"cuda_direct", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 1, convt3d__direct_refuses, convt3d__direct_cost,
+     convt3d__direct_packed, convt3d__direct_packed, convt3d__direct_pack, convt3d__direct_run, convt3d__direct_ready},
     {"cuda_generic", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 1, convt3d__generic_refuses, convt3d__generic_cost,
      convt3d__generic_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__generic_run,
      convt3d__generic_ready},
