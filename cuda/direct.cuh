@@ -246,11 +246,11 @@ __device__ __forceinline__ void direct_store(const HaloProblem<typename K::Eleme
 #pragma unroll
             for (int r = 0; r < K::Fused; r++) value[c][r] = Number<T>::round(column[r]);
         }
-        T *to = y + t.offset;
-        if (p.channel_vectors) direct_store_channels<K>(p, t.outputs, to, value);
-        else if (p.row_vectors && t.outputs == K::Fused) direct_store_rows<K, 2>(p, t.outputs, channels, to, value);
-        else if (p.row_neighbours) direct_store_rows<K, 1>(p, t.outputs, channels, to, value);
-        else direct_store_rows<K, 0>(p, t.outputs, channels, to, value);
+        if (p.channel_vectors) direct_store_channels<K>(p, t.outputs, y + t.offset, value);
+        else if (p.row_vectors && t.outputs == K::Fused)
+            direct_store_rows<K, 2>(p, t.outputs, channels, y + t.offset, value);
+        else if (p.row_neighbours) direct_store_rows<K, 1>(p, t.outputs, channels, y + t.offset, value);
+        else direct_store_rows<K, 0>(p, t.outputs, channels, y + t.offset, value);
     }
 }
 

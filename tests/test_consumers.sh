@@ -60,6 +60,12 @@ while IFS= read -r line; do
 done <"$scratch/lines"
 test -s "$scratch/lines"; report $? "README has lines for the header alone"
 
+# ---- the fast CPU path by hand
+cp -r "$root/cpu" "$alone"
+block "With the fast CPU path" sh >"$scratch/lines"
+while IFS= read -r line; do try "README: $line" run_line "$alone" "$line" app; done <"$scratch/lines"
+test -s "$scratch/lines"; report $? "README has a line for the fast CPU path"
+
 # ---- the GPU by hand: compiled and linked here, and run where the program's problem is on the CPU
 by_hand=$scratch/by_hand
 mkdir -p "$by_hand"

@@ -9,7 +9,6 @@ static const struct { const char *kernel; int least; } must_accept[] = {
     {"cuda_generic", SHAPES_COUNT * 8},
     {"cuda_direct", SHAPES_COUNT * 8},
     {"cuda_depthwise", 416},
-    {"sm80_nonoverlap", 200},
     {"sm90_dense", 380},
 };
 
