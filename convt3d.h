@@ -88,8 +88,8 @@
  *     1. Integer data with S < 2^24 (f64: 2^53) and operands up to 2^11 (bf16: 2^8) give the exact result.
  *     2. |y - y64| <= (K+4)*2u*S + (K+1)*eta + max(u_out*|y64|, eta_out/2). K = 0 gives exactly the rounded bias.
  *        CONVT3D_TF32 may add 2^-10 * S. On CUDA f32 may add K * 2^-48 * max|x| of the sample * max|w| of the output
- *        channel, the range that a scaled split of the operands loses. Where S exceeds the accumulator's range nothing is promised; otherwise
- *        overflow of the output type gives infinity. The reference accumulates in double.
+ *        channel, the range that a scaled split of the operands loses. Where S exceeds the accumulator's range nothing
+ *        is promised; otherwise overflow of the output type gives infinity. The reference accumulates in double.
  *     3. The same bits on every run, for any number of threads; a sample's bits do not depend on its batch.
  *     4. NaN and infinity reach exactly the outputs whose window covers them (zero times infinity is NaN).
  *     5. Subnormals are not flushed. Conversions round to nearest, ties to even.
@@ -183,7 +183,7 @@ enum { CONVT3D_FORWARD = 0 };                                                   
     X(CUDA_ARCH_NEGATIVE,        "cuda_arch = %g must not be negative (0 means the current device)") \
     X(FORCE_NOT_TERMINATED,      "force has no terminating zero within its %l bytes") \
     X(KERNEL_UNKNOWN,            "force = \"%s\" names no kernel of this build, device and pass") \
-    X(REFUSED,                   "force = \"%s\"") \
+    X(REFUSED,                   "force = \"%s") \
     X(NO_KERNEL,                 "no kernel takes this problem: %s") \
     X(CUDA_ABSENT,               "device = CUDA, but this build has no CUDA back end (CONVT3D_CUDA was not defined)") \
     X(CUDA_NO_DRIVER,            "device = CUDA, but no NVIDIA driver is installed") \

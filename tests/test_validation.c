@@ -9,8 +9,8 @@ static int provoked[CONVT3D_STATUS_COUNT];
 typedef struct exemption { convt3d_status status; const char *reason; } exemption;
 static const exemption exemptions[] = {
     {CONVT3D_NO_KERNEL, "the last kernel of each device accepts everything"},
-    {CONVT3D_REFUSED, "the reference refuses nothing"},
-    {CONVT3D_WORKSPACE_TOO_SMALL, "the reference needs no workspace"},
+    {CONVT3D_REFUSED, "only with the fast CPU path: the reference refuses nothing"},
+    {CONVT3D_WORKSPACE_TOO_SMALL, "only with the fast CPU path: the reference needs no workspace"},
     {CONVT3D_OUT_OF_MEMORY, "the reference allocates nothing; test_alloc.c has this status"},
 #ifdef CONVT3D_CUDA
     {CONVT3D_CUDA_ABSENT, "this build has CUDA"},
@@ -140,6 +140,27 @@ static void run_fails(const convt3d_desc *d, const convt3d_io *io, convt3d_statu
     convt3d_error e;
     if (convt3d_plan_init(&plan, d, CONVT3D_FORWARD, &e) != CONVT3D_OK) { tap_ok(0, "%s", e.text); return; }
     expect(common_run_plan(&plan, io, &e), &e, status, field, -1, got, limit, NULL);
+}
+
+/* Rules that take a kernel other than the reference: "portable", where the fast CPU path is built. */
+static void test_portable(void)
+{
+    convt3d_desc d = base();
+    convt3d_plan plan;
+    convt3d_error e;
+    common_data c;
+    convt3d_io io;
+    memcpy(d.force, "portable", sizeof "portable");
+    if (convt3d_plan_init(&plan, &d, CONVT3D_FORWARD, &e) != CONVT3D_OK || !common_make(&c, &d, 1, 1)) return;
+    io = c.io;
+    io.workspace_bytes = convt3d_workspace_size(&plan) - 1;
+    io.workspace = malloc((size_t)io.workspace_bytes + 1);
+    expect(convt3d_run(&plan, &io, &e), &e, CONVT3D_WORKSPACE_TOO_SMALL, "workspace_bytes", -1, io.workspace_bytes,
+           io.workspace_bytes + 1, NULL);
+    free(io.workspace);
+    common_free(&c);
+    d.workspace_limit = 1;
+    expect(convt3d_plan_init(&plan, &d, CONVT3D_FORWARD, &e), &e, CONVT3D_REFUSED, "force", -1, 0, 0, NULL);
 }
 
 static void test_pointers(void)
@@ -370,6 +391,7 @@ int main(void)
     test_large();
     test_strides();
     test_pointers();
+    test_portable();
     test_nulls();
     test_packed();
     test_geometry_calls();
