@@ -6,7 +6,7 @@
  *     In exactly one C or C++ file:             Everywhere else:
  *         #define CONVT3D_IMPLEMENTATION            #include "convt3d.h"
  *         #include "convt3d.h"
- *     (or compile convt3d.c, which is those two lines). Build it with -O2 and, for threads, -fopenmp.
+ *     (or compile convt3d.c, which is those two lines). Build it with -O2 and, for threads, -fopenmp; link with -lm.
  *
  *         convt3d_desc desc = {0};                          zero means the default
  *         desc.batch = 1;  desc.in_channels = 8;  desc.out_channels = 4;
@@ -22,8 +22,39 @@
  *         (in_size - 1)*stride - 2*padding + dilation*(kernel - 1) + output_padding + 1
  *     Every parameter may differ from axis to axis. Axes are always in the order depth, height, width.
  *
+ * WHAT FOLLOWS THE CONVOLUTION
+ *     desc.ops is a list of up to 8 entries, applied to each output value in the accumulator's precision, in their
+ *     order, before the one rounding to desc.dtype: CONVT3D_OPS below has them all. Zero-initialised entries end it.
+ *         desc.ops[0].kind = CONVT3D_OP_RELU;                         and, eps being literal,
+ *         desc.ops[1].kind = CONVT3D_OP_GROUP_NORM;  desc.ops[1].groups = 8;  desc.ops[1].a = 1e-5;
+ *     is ConvTranspose3d + ReLU + GroupNorm(8). An entry's tensors are those of io.ops at the same index.
+ *     kind                  fields                      v becomes (PyTorch's definitions, NaN stays NaN)
+ *     AFFINE                a, b                        a*v + b
+ *     CHANNEL_AFFINE        io scale, shift             scale[oc]*v + shift[oc]: a folded BatchNorm
+ *     ADD, MULTIPLY         io residual, stride[5]      v + residual, v * residual
+ *     CLAMP                 a, b                        min(max(v, a), b); a, b may be infinite
+ *     RELU, RELU6           -                           max(v, 0), min(max(v, 0), 6)
+ *     LEAKY_RELU            a = negative_slope          v > 0 ? v : a*v
+ *     SILU, SIGMOID, TANH   -                           v/(1 + exp(-v)), 1/(1 + exp(-v)), tanh(v)
+ *     GELU, GELU_TANH       -                           v*(1 + erf(v/sqrt(2)))/2, and its tanh form
+ *     HARDSWISH             -                           v*min(max(v + 3, 0), 6)/6
+ *     HARDSIGMOID           -                           min(max(v + 3, 0), 6)/6
+ *     ELU                   a = alpha                   v > 0 ? v : a*(exp(v) - 1)
+ *     SOFTPLUS              a = beta, b = threshold     a*v > b ? v : log(1 + exp(a*v))/a; PyTorch's are 1 and 20
+ *     MISH                  -                           v*tanh(log(1 + exp(v)))
+ *     GROUP_NORM            a = eps, groups             (v - mean)/sqrt(variance + eps)*scale[oc] + shift[oc], over
+ *                                                       each sample's groups of consecutive channels: groups = 1 is
+ *                                                       LayerNorm-like, out_channels InstanceNorm
+ *     BATCH_NORM            a = eps, b = momentum       the same over each channel of the whole batch, as in training
+ *     A residual has the output's shape and desc.dtype; its stride[5] is like y_stride, zero is dense; y itself, with
+ *     y's strides, may be one residual. The small tensors are float (f64: double): scale, shift and the running
+ *     statistics [out_channels], mean and rstd the same, those of GROUP_NORM [batch][groups]. NULL scale or shift stand
+ *     for 1 or 0. mean and rstd = 1/sqrt(variance + eps) are written where given; the running ones become (1 - b)*running
+ *     + b*new, with the unbiased variance, as in PyTorch. Variances are the population's, by merging of means and squared
+ *     deviations: no E[v^2] - E[v]^2.
+ *
  * WHAT IT DOES NOT
- *     Pooling, softmax and data loading are not this library's job. It never prints, aborts, exits, starts a
+ *     MaxPool, AvgPool, softmax and data loading are not this library's job. It never prints, aborts, exits, starts a
  *     constructor or keeps global state. A back end that was not compiled in is absent: asking for it is an error.
  *
  * TENSORS
@@ -32,8 +63,8 @@
  *     bias    [out_channels], or NULL for none
  *     y       [batch, out_channels, output size...]   laid out as desc.layout or desc.y_stride says
  *     All have the type desc.dtype. f16 and bf16 are bit patterns in uint16_t. An empty tensor may be NULL.
- *     y must not overlap x, w, bias or workspace; channel slices of one buffer that interleave without sharing an
- *     element do not overlap. Nothing outside the elements named above is read or written.
+ *     y must not overlap x, w, bias, workspace or, but for one residual, a tensor of the list; channel slices of one
+ *     buffer that interleave without sharing an element do not overlap. Nothing outside the elements named above is read or written.
  *
  * FIELDS OF convt3d_desc
  *     field           unit       zero means        least    most
@@ -54,6 +85,7 @@
  *     layout          enum       CONVT3D_NCDHW
  *     x_stride[5]     elements   dense in layout   0        -         order n, c, d, h, w in every layout; all five
  *     y_stride[5]     elements   dense in layout   1        -         zero = dense; y's elements must not overlap
+ *     ops[8]          list       nothing                                see WHAT FOLLOWS THE CONVOLUTION
  *     device          enum       CONVT3D_DEVICE_CPU
  *     math            enum       CONVT3D_ACCURATE                     CONVT3D_TF32 permits the device's TF32 units
  *     threads         threads    all of OpenMP's   1        -         CPU only; the result never depends on it
@@ -93,7 +125,10 @@
  *     3. The same bits on every run, for any number of threads; a sample's bits do not depend on its batch.
  *     4. NaN and infinity reach exactly the outputs whose window covers them (zero times infinity is NaN).
  *     5. Subnormals are not flushed. Conversions round to nearest, ties to even.
- *     6. Slabs equal the whole bit for bit under kernels whose convt3d_plan_info says exact_slabs.
+ *     6. Entries of the list are computed in the accumulator's type or better, each within a few units of its last
+ *        place and what it makes of its argument's error; what a normalisation reads is rounded to that type once.
+ *        A normalisation spreads NaN and infinity over its group, and BATCH_NORM ties a sample to its batch.
+ *     7. Slabs equal the whole bit for bit under kernels whose convt3d_plan_info says exact_slabs.
  *     Compile without -ffast-math and its parts: they void items 2, 4 and 5.
  *
  * ON AN NVIDIA GPU  (built with CONVT3D_CUDA)
@@ -117,6 +152,7 @@
 #include <stdint.h>
 
 #define CONVT3D_VERSION "0.1.0"
+#define CONVT3D_MAX_OPS 8
 
 #ifndef CONVT3D_API
 #  if defined(CONVT3D_STATIC) && defined(__GNUC__)
@@ -141,6 +177,44 @@ enum { CONVT3D_NCDHW = 0, CONVT3D_NDHWC = 1 };                                  
 enum { CONVT3D_DEVICE_CPU = 0, CONVT3D_DEVICE_CUDA = 1 };                                          /* desc.device */
 enum { CONVT3D_ACCURATE = 0, CONVT3D_TF32 = 1 };                                                  /* desc.math   */
 enum { CONVT3D_FORWARD = 0 };                                                                     /* pass        */
+
+/* What may follow the convolution: id, name, and what the entry uses. */
+#define CONVT3D_USES_A          1
+#define CONVT3D_USES_B          2
+#define CONVT3D_USES_RESIDUAL   4
+#define CONVT3D_USES_SCALE      8       /* scale and shift */
+#define CONVT3D_USES_GROUPS     16
+#define CONVT3D_USES_STATISTICS 32      /* it normalises: mean and rstd */
+#define CONVT3D_USES_RUNNING    64
+#define CONVT3D_OPS(X) \
+    X(END,            "end",            0) \
+    X(AFFINE,         "affine",         1 + 2) \
+    X(CHANNEL_AFFINE, "channel_affine", 8) \
+    X(ADD,            "add",            4) \
+    X(MULTIPLY,       "multiply",       4) \
+    X(CLAMP,          "clamp",          1 + 2) \
+    X(RELU,           "relu",           0) \
+    X(RELU6,          "relu6",          0) \
+    X(LEAKY_RELU,     "leaky_relu",     1) \
+    X(SILU,           "silu",           0) \
+    X(SIGMOID,        "sigmoid",        0) \
+    X(TANH,           "tanh",           0) \
+    X(GELU,           "gelu",           0) \
+    X(GELU_TANH,      "gelu_tanh",      0) \
+    X(HARDSWISH,      "hardswish",      0) \
+    X(HARDSIGMOID,    "hardsigmoid",    0) \
+    X(ELU,            "elu",            1) \
+    X(SOFTPLUS,       "softplus",       1 + 2) \
+    X(MISH,           "mish",           0) \
+    X(GROUP_NORM,     "group_norm",     1 + 8 + 16 + 32) \
+    X(BATCH_NORM,     "batch_norm",     1 + 2 + 8 + 32 + 64)
+
+enum {                                                                                            /* op.kind     */
+#define CONVT3D__X(id, name, uses) CONVT3D_OP_##id,
+    CONVT3D_OPS(CONVT3D__X)
+#undef CONVT3D__X
+    CONVT3D_OP_COUNT
+};
 
 /* Every rule, its status, and its message: %f field, %a axis, %g the value given, %l the limit, %s detail. */
 #define CONVT3D_STATUSES(X) \
@@ -177,6 +251,18 @@ enum { CONVT3D_FORWARD = 0 };                                                   
     X(X_STRIDE_NEGATIVE,         "x_stride[%a] = %g must not be negative") \
     X(Y_STRIDE_NEGATIVE,         "y_stride[%a] = %g must not be negative") \
     X(Y_STRIDE_OVERLAP,          "y_stride[%a] = %g must be at least %l, or elements of y overlap") \
+    X(OP_UNKNOWN,                "ops[%a].kind = %g is no entry of CONVT3D_OPS (0 ... %l)") \
+    X(OP_AFTER_END,              "ops[%a] follows the end of the list and must be zero") \
+    X(OP_PARAMETER,              "ops[%a].%f must be %s") \
+    X(OP_PARAMETER_UNUSED,       "ops[%a].%f must be zero: %s does not use it") \
+    X(OP_GROUPS,                 "ops[%a].groups = %g must be at least 1 and divide out_channels = %l") \
+    X(OP_STRIDE_NEGATIVE,        "ops[%a].%f = %g must not be negative") \
+    X(OP_RESIDUAL_TOO_LARGE,     "the residual of ops[%a] exceeds the address space of %l bytes") \
+    X(OP_ONE_VALUE,              "ops[%a]: a batch normalisation of one value a channel has no variance") \
+    X(OP_TENSOR_MISSING,         "io.ops[%a].%f must not be NULL") \
+    X(OP_TENSOR_UNUSED,          "io.ops[%a].%f must be NULL: %s does not use it") \
+    X(OP_MISALIGNED,             "io.ops[%a].%f is not aligned to its element's %l bytes") \
+    X(OP_ALIASED,                "y overlaps io.ops[%a].%f (only one residual may be y, with y's strides)") \
     X(THREADS_NEGATIVE,          "threads = %g must not be negative (0 means all)") \
     X(WORKSPACE_LIMIT_NEGATIVE,  "workspace_limit = %g must not be negative (0 means none)") \
     X(ALIGNMENT_INVALID,         "alignment = %g must be a power of two and at least the element size %l (0 means 16)") \
@@ -203,6 +289,7 @@ enum { CONVT3D_FORWARD = 0 };                                                   
     X(WORKSPACE_TOO_SMALL,       "workspace_bytes = %g is less than the %l bytes of convt3d_workspace_size") \
     X(OUT_OF_MEMORY,             "out of memory: %l bytes of workspace") \
     X(SLAB_AXIS,                 "axis = %g must be 0, 1 or 2") \
+    X(SLAB_NORM,                 "ops[%a] normalises over the output, of which a slab is a part") \
     X(SLAB_RANGE,                "%f = %g lies outside the slab range that ends at %l") \
     X(OUTPUT_SIZE_UNREACHABLE,   "output size %g on axis %a needs output_padding[%a] = %l, outside 0 ... max(stride[%a], dilation[%a]) - 1") \
     X(ONNX_AUTO_PAD_UNKNOWN,     "auto_pad = %g is none of NOTSET (0), SAME_UPPER (1), SAME_LOWER (2), VALID (3)") \
@@ -224,6 +311,14 @@ typedef struct convt3d_error {
     char text[192];          /* one sentence, zero-terminated                                           */
 } convt3d_error;
 
+/* One entry of what follows the convolution: see WHAT FOLLOWS THE CONVOLUTION. */
+typedef struct convt3d_op {
+    int32_t kind;               /* CONVT3D_OP_...                                       */
+    int32_t groups;             /* GROUP_NORM: 1 ... out_channels                       */
+    double a, b;
+    int64_t stride[5];          /* of the residual, elements: n, c, d, h, w; zero: dense */
+} convt3d_op;
+
 /* The problem. Zero-initialise it; the table above has every field. */
 typedef struct convt3d_desc {
     int64_t batch, in_channels, out_channels, groups;
@@ -232,6 +327,7 @@ typedef struct convt3d_desc {
     int32_t fixed_out_size;
     int32_t dtype, layout, device, math, threads;
     int64_t x_stride[5], y_stride[5];
+    convt3d_op ops[CONVT3D_MAX_OPS];
     int64_t workspace_limit, alignment;
     int32_t cuda_arch;
     char force[32];
@@ -239,12 +335,21 @@ typedef struct convt3d_desc {
 } convt3d_desc;
 
 /* A validated problem with its kernel. Plain bytes of one size in every build; read it with convt3d_plan_info(). */
-typedef struct convt3d_plan { uint64_t opaque[160]; } convt3d_plan;
+typedef struct convt3d_plan { uint64_t opaque[240]; } convt3d_plan;
+
+/* The tensors of one entry of the list; NULL where the entry has none. */
+typedef struct convt3d_op_io {
+    const void *residual;                   /* desc.dtype                               */
+    const void *scale, *shift;              /* float, for f64 double, as are those below */
+    void *mean, *rstd;                      /* written: what the normalisation found     */
+    void *running_mean, *running_var;       /* read and written                          */
+} convt3d_op_io;
 
 /* The pointers of one call. Zero-initialise it. Device = CPU wants memory that the host can read. */
 typedef struct convt3d_io {
     const void *x, *w, *bias;
     void *y;
+    convt3d_op_io ops[CONVT3D_MAX_OPS];
     const void *w_packed;       /* instead of w: what convt3d_pack_weights() wrote ...  */
     uint64_t pack_tag;          /* ... and the tag it returned                          */
     void *workspace;            /* convt3d_run() only: convt3d() finds its own          */
@@ -258,7 +363,7 @@ typedef struct convt3d_info {
     int64_t out_size[3];
     int64_t workspace_bytes, packed_bytes;
     double flops;               /* 2 * products that land inside the output: nothing is counted for cropped taps */
-    double bytes;               /* x and w read once and y written once                                           */
+    double bytes;               /* x, w and residuals read once and y written once                                */
     int32_t exact_slabs;        /* 1: convt3d_slab() pieces equal the whole bit for bit                          */
 } convt3d_info;
 
@@ -292,7 +397,8 @@ CONVT3D_API convt3d_status convt3d_solve_output_padding(convt3d_desc *desc, cons
 
 /* The problem that computes outputs [begin, end) of one axis: *sub has the strides of the whole and reads inputs
  * [*in_begin, *in_end) of that axis. Call it with y + begin*y_stride[2+axis], x + in_begin*x_stride[2+axis], the
- * strides being those in *sub. Slabs of slabs are boxes. begin == end and an empty input range are legal. */
+ * strides being those in *sub; residuals move as y does. Slabs of slabs are boxes. begin == end and an empty input
+ * range are legal. */
 CONVT3D_API convt3d_status convt3d_slab(const convt3d_desc *desc, int32_t axis, int64_t begin, int64_t end,
                                         convt3d_desc *sub, int64_t *in_begin, int64_t *in_end, convt3d_error *error);
 
@@ -317,6 +423,8 @@ CONVT3D_API double convt3d_double_from_bf16(uint16_t bits);
 
 CONVT3D_API const char *convt3d_status_string(convt3d_status status);   /* "OUTPUT_PADDING_TOO_LARGE" */
 CONVT3D_API const char *convt3d_version(void);
+CONVT3D_API const char *convt3d_op_name(int32_t kind);                  /* "group_norm"; NULL for no entry */
+CONVT3D_API int32_t convt3d_op_uses(int32_t kind);                      /* CONVT3D_USES_..., added up      */
 
 /* Name of the index-th kernel of a device and pass, as desc.force takes it; NULL past the last. */
 CONVT3D_API const char *convt3d_kernel_name(int32_t device, int32_t pass, int32_t index);
@@ -375,6 +483,13 @@ typedef struct convt3d__plan {
     int64_t taps;                       /* of the whole kernel */
     int64_t x_count, w_count, y_count;  /* elements */
     int64_t x_extent, y_extent;         /* elements from the first to one past the last, strides included */
+    int64_t residual_extent[CONVT3D_MAX_OPS];
+    int32_t op_count;                   /* entries of the list */
+    int32_t fused;                      /* those that the kernel applies itself: none, or all before the first norm  */
+    int32_t stored;                     /* type that the kernel stores: desc.dtype if all are fused, else wide       */
+    int32_t staged;                     /* 1: it stores in the workspace, dense; 0: in y                             */
+    int64_t stored_stride[5];           /* of that, elements                                                     */
+    int64_t row_workspace, statistics, stage;   /* bytes of the workspace's three parts, in this order              */
     int64_t workspace, packed;          /* bytes */
     uint64_t pack_tag, pack_variant;    /* variant: set by the back end where one kernel packs in several ways */
     int32_t cuda_device, cuda_arch;     /* ordinal, -1 when planned for desc.cuda_arch; 10*major + minor */
@@ -382,8 +497,10 @@ typedef struct convt3d__plan {
     int64_t state[40];                  /* the chosen back end's own, filled by its refuses() */
 } convt3d__plan;
 
-/* One kernel of one device. refuses() returns 0 if it takes the problem, and may then fill plan->state and
- * plan->pack_variant; otherwise it writes why. pack == NULL: the pack is w itself, copied on the host. */
+/* One kernel of one device. It computes the convolution and the first plan->fused entries of the list, and stores
+ * elements of plan->stored at io->y with desc.y_stride; the rest of the list follows in passes of its device. refuses()
+ * returns 0 if it takes the problem, and may then fill plan->state and plan->pack_variant; otherwise it writes why.
+ * pack == NULL: the pack is w itself, copied on the host. */
 typedef struct convt3d__backend {
     const char *name;
     int32_t device, pass, exact_slabs;
@@ -394,7 +511,11 @@ typedef struct convt3d__backend {
     convt3d_status (*pack)(const convt3d__plan *plan, const void *w, void *packed, void *stream, convt3d_error *error);
     convt3d_status (*run)(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error);
     convt3d_status (*ready)(const convt3d__plan *plan, convt3d_error *error);   /* once chosen; NULL: nothing to do */
+    int32_t fuses;                      /* CONVT3D__FUSES_... */
 } convt3d__backend;
+
+/* LIST: it applies the entries before the first normalisation; WIDE: plan->stored may differ from desc.dtype. */
+enum { CONVT3D__FUSES_LIST = 1, CONVT3D__FUSES_WIDE = 2 };
 
 #ifdef CONVT3D_CPU_FAST
 extern CONVT3D__HIDDEN const convt3d__backend convt3d__cpu_backends[];
@@ -415,6 +536,11 @@ typedef struct convt3d__host_calls {
 CONVT3D__HIDDEN convt3d_status convt3d__cuda_find(convt3d__plan *plan, convt3d_error *error);
 CONVT3D__HIDDEN convt3d_status convt3d__cuda_call(const convt3d_desc *desc, const convt3d_io *io,
                                                   const convt3d__host_calls *calls, convt3d_error *error);
+/* Entries from plan->desc.ops[index] to convt3d__pass_end(), from stored to stored or y; and the loading of what all
+ * passes of the plan need. */
+CONVT3D__HIDDEN convt3d_status convt3d__cuda_pass(const convt3d__plan *plan, const convt3d_io *io, int32_t index,
+                                                  convt3d_error *error);
+CONVT3D__HIDDEN convt3d_status convt3d__cuda_pass_ready(const convt3d__plan *plan, convt3d_error *error);
 CONVT3D__HIDDEN convt3d_status convt3d__cuda_count(int32_t *count, convt3d_error *error);
 CONVT3D__HIDDEN void convt3d__cuda_describe(const convt3d__plan *plan, char name[256]);
 #endif
@@ -469,6 +595,52 @@ CONVT3D__UNUSED static convt3d__taps convt3d__taps_of(const convt3d__axis *axis,
 CONVT3D__UNUSED static int64_t convt3d__element_size(int32_t dtype)
 {
     return dtype == CONVT3D_F64 ? 8 : dtype == CONVT3D_F32 ? 4 : 2;
+}
+
+/* The accumulator's type, in which entries of the list and their small tensors are. */
+CONVT3D__UNUSED static int32_t convt3d__wide(int32_t dtype) { return dtype == CONVT3D_F64 ? CONVT3D_F64 : CONVT3D_F32; }
+
+/* The next entry from `index` on that normalises, op_count where there is none. */
+CONVT3D__UNUSED static int32_t convt3d__next_norm(const convt3d__plan *p, int32_t index)
+{
+    while (index < p->op_count && p->desc.ops[index].kind != CONVT3D_OP_GROUP_NORM &&
+           p->desc.ops[index].kind != CONVT3D_OP_BATCH_NORM) index++;
+    return index;
+}
+
+/* Where the pass that begins with entry `index` ends: it has one normalisation at most, and what stands before it is
+ * applied again whenever the stored values are read. */
+CONVT3D__UNUSED static int32_t convt3d__pass_end(const convt3d__plan *p, int32_t index)
+{
+    index = convt3d__next_norm(p, index);
+    return index < p->op_count ? convt3d__next_norm(p, index + 1) : index;
+}
+
+/* The parts, of rows (d, h), in which a channel is looked at for its mean and variance: by the shape alone. */
+CONVT3D__UNUSED static int64_t convt3d__moment_parts(const convt3d__plan *p)
+{
+    int64_t rows = p->axis[0].out * p->axis[1].out;
+    return convt3d__max(1, convt3d__min(rows, convt3d__ceil_div(rows * p->axis[2].out, 16384)));
+}
+
+/* How many means are taken of the output: GROUP_NORM's of every sample and group, BATCH_NORM's of every channel. */
+CONVT3D__UNUSED static int64_t convt3d__norm_sets(const convt3d__plan *p, int32_t index)
+{
+    const convt3d_op *op = &p->desc.ops[index];
+    return op->kind == CONVT3D_OP_GROUP_NORM ? p->desc.batch * op->groups : p->desc.out_channels;
+}
+
+/* Where the workspace's parts for a normalisation begin, aligned for every use; part 0 statistics, 1 the stage. */
+CONVT3D__UNUSED static int64_t convt3d__stage_alignment(const convt3d__plan *p)
+{
+    return convt3d__max(256, p->desc.alignment);
+}
+
+CONVT3D__UNUSED static char *convt3d__workspace_part(const convt3d__plan *p, void *workspace, int part)
+{
+    uintptr_t at = (uintptr_t)workspace + (uintptr_t)p->row_workspace, unit = (uintptr_t)convt3d__stage_alignment(p);
+    at = (at + unit - 1) / unit * unit + (part ? (uintptr_t)p->statistics : 0);
+    return (char *)((at + unit - 1) / unit * unit);
 }
 
 /* Text that ends quietly where its room does; length goes on counting, as snprintf's does. */
@@ -541,6 +713,7 @@ CONVT3D__UNUSED static convt3d_status convt3d__ok(convt3d_error *error)
 /* ====================================================================================================================
  * IMPLEMENTATION
  */
+#include <math.h>
 #if !defined(CONVT3D_MALLOC) && !defined(CONVT3D_FREE)
 #  include <stdlib.h>
 #  define CONVT3D_MALLOC(context, bytes) ((void)(context), malloc(bytes))
@@ -686,6 +859,50 @@ static convt3d_status convt3d__check_options(convt3d_desc *d, convt3d_error *e)
     if (d->cuda_arch < 0) return convt3d__fail(e, CONVT3D_CUDA_ARCH_NEGATIVE, "cuda_arch", -1, d->cuda_arch, 0, "");
     if (!memchr(d->force, 0, sizeof d->force))
         return convt3d__fail(e, CONVT3D_FORCE_NOT_TERMINATED, "force", -1, 0, (int64_t)sizeof d->force, "");
+    return CONVT3D_OK;
+}
+
+static convt3d_status convt3d__check_op(const convt3d_desc *d, int32_t i, convt3d_error *e)
+{
+    const convt3d_op *op = &d->ops[i];
+    int32_t uses = convt3d_op_uses(op->kind), s;
+    const char *name = convt3d_op_name(op->kind);
+    if (!name) return convt3d__fail(e, CONVT3D_OP_UNKNOWN, "ops", i, op->kind, CONVT3D_OP_COUNT - 1, "");
+    if (!(uses & CONVT3D_USES_A) && op->a != 0)
+        return convt3d__fail(e, CONVT3D_OP_PARAMETER_UNUSED, "a", i, 0, 0, name);
+    if (!(uses & CONVT3D_USES_B) && op->b != 0)
+        return convt3d__fail(e, CONVT3D_OP_PARAMETER_UNUSED, "b", i, 0, 0, name);
+    if (!(uses & CONVT3D_USES_GROUPS) && op->groups != 0)
+        return convt3d__fail(e, CONVT3D_OP_PARAMETER_UNUSED, "groups", i, op->groups, 0, name);
+    for (s = 0; s < 5; s++) {
+        if (!(uses & CONVT3D_USES_RESIDUAL) && op->stride[s] != 0)
+            return convt3d__fail(e, CONVT3D_OP_PARAMETER_UNUSED, "stride", i, op->stride[s], 0, name);
+        if (op->stride[s] < 0) return convt3d__fail(e, CONVT3D_OP_STRIDE_NEGATIVE, "stride", i, op->stride[s], 0, "");
+    }
+    if (op->a != op->a) return convt3d__fail(e, CONVT3D_OP_PARAMETER, "a", i, 0, 0, "a number, not NaN");
+    if (op->b != op->b) return convt3d__fail(e, CONVT3D_OP_PARAMETER, "b", i, 0, 0, "a number, not NaN");
+    if (op->kind == CONVT3D_OP_SOFTPLUS && !(op->a > 0))
+        return convt3d__fail(e, CONVT3D_OP_PARAMETER, "a", i, 0, 0, "positive: it is softplus's beta");
+    if ((uses & CONVT3D_USES_STATISTICS) && !(op->a >= 0))
+        return convt3d__fail(e, CONVT3D_OP_PARAMETER, "a", i, 0, 0, "at least 0: it is the normalisation's eps");
+    if (op->kind == CONVT3D_OP_GROUP_NORM && (op->groups < 1 || d->out_channels % op->groups != 0))
+        return convt3d__fail(e, CONVT3D_OP_GROUPS, "groups", i, op->groups, d->out_channels, "");
+    return CONVT3D_OK;
+}
+
+/* The list: entries up to the first of kind END, zeros after it. */
+static convt3d_status convt3d__check_ops(convt3d__plan *p, convt3d_error *e)
+{
+    convt3d_status status;
+    convt3d_op none;
+    int32_t i;
+    memset(&none, 0, sizeof none);
+    for (i = 0; i < CONVT3D_MAX_OPS && p->desc.ops[i].kind != CONVT3D_OP_END; i++)
+        if ((status = convt3d__check_op(&p->desc, i, e)) != CONVT3D_OK) return status;
+    p->op_count = i;
+    for (; i < CONVT3D_MAX_OPS; i++)
+        if (memcmp(&p->desc.ops[i], &none, sizeof none) != 0)
+            return convt3d__fail(e, CONVT3D_OP_AFTER_END, "ops", i, p->desc.ops[i].kind, 0, "");
     return CONVT3D_OK;
 }
 
@@ -848,6 +1065,55 @@ static convt3d_status convt3d__resolve_tensors(convt3d__plan *p, convt3d_error *
     return convt3d__check_distinct(d->y_stride, y, e);
 }
 
+static void convt3d__out_sizes(const convt3d__plan *p, int64_t size[5])
+{
+    size[0] = p->desc.batch;  size[1] = p->desc.out_channels;
+    size[2] = p->axis[0].out;  size[3] = p->axis[1].out;  size[4] = p->axis[2].out;
+}
+
+/* The residuals of the list: strides and extents. */
+static convt3d_status convt3d__resolve_list(convt3d__plan *p, convt3d_error *e)
+{
+    convt3d_desc *d = &p->desc;
+    int64_t size[5];
+    int32_t i;
+    convt3d__out_sizes(p, size);
+    for (i = 0; i < p->op_count; i++) {
+        convt3d_op *op = &d->ops[i];
+        if (op->kind == CONVT3D_OP_BATCH_NORM && p->y_count > 0 && p->y_count == d->out_channels)
+            return convt3d__fail(e, CONVT3D_OP_ONE_VALUE, "ops", i, 0, 0, "");
+        if (!(convt3d_op_uses(op->kind) & CONVT3D_USES_RESIDUAL)) continue;
+        if (!convt3d__strides(op->stride, size, d->layout, convt3d__element_size(d->dtype), &p->residual_extent[i]))
+            return convt3d__fail(e, CONVT3D_OP_RESIDUAL_TOO_LARGE, "ops", i, 0, (int64_t)PTRDIFF_MAX, "");
+    }
+    return CONVT3D_OK;
+}
+
+/* What a kernel that applies `fused` entries stores, and where: in y, unless it would round there or a residual of a
+ * later entry may be y. Returns 0 where the workspace that this takes does not fit 64 bits. */
+static int convt3d__resolve_stage(convt3d__plan *p, int32_t fused)
+{
+    int64_t size[5], extent, each;
+    int32_t i;
+    p->fused = fused;
+    p->stored = fused < p->op_count ? convt3d__wide(p->desc.dtype) : p->desc.dtype;
+    p->staged = p->stored != p->desc.dtype;
+    p->stage = p->statistics = 0;
+    for (i = fused; i < p->op_count; i++)
+        if (convt3d_op_uses(p->desc.ops[i].kind) & CONVT3D_USES_RESIDUAL) p->staged = 1;
+    memcpy(p->stored_stride, p->desc.y_stride, sizeof p->stored_stride);
+    if (p->staged) {
+        convt3d__out_sizes(p, size);
+        for (i = 0; i < 5; i++) p->stored_stride[i] = 0;
+        if (!convt3d__strides(p->stored_stride, size, p->desc.layout, convt3d__element_size(p->stored), &extent)) return 0;
+        p->stage = extent * convt3d__element_size(p->stored);
+    }
+    /* Count, mean and squared deviation of every channel of a sample and part, mean and rstd of every set; doubles. */
+    if (convt3d__next_norm(p, 0) == p->op_count || p->y_count == 0) return 1;
+    return convt3d__mul(p->desc.batch * p->desc.out_channels, convt3d__moment_parts(p) * 3 + 2, &each) &&
+           convt3d__mul(each, 8, &p->statistics);
+}
+
 /* Everything of a plan but the kernel. */
 static convt3d_status convt3d__resolve(convt3d__plan *p, const convt3d_desc *desc, convt3d_error *e)
 {
@@ -859,11 +1125,13 @@ static convt3d_status convt3d__resolve(convt3d__plan *p, const convt3d_desc *des
     if ((status = convt3d__check_enums(&p->desc, e)) != CONVT3D_OK) return status;
     if ((status = convt3d__check_options(&p->desc, e)) != CONVT3D_OK) return status;
     if ((status = convt3d__check_channels(&p->desc, e)) != CONVT3D_OK) return status;
+    if ((status = convt3d__check_ops(p, e)) != CONVT3D_OK) return status;
     for (a = 0; a < 3; a++) {
         if ((status = convt3d__check_axis(&p->desc, a, e)) != CONVT3D_OK) return status;
         if ((status = convt3d__resolve_axis(&p->desc, a, &p->axis[a], e)) != CONVT3D_OK) return status;
     }
-    return convt3d__resolve_tensors(p, e);
+    if ((status = convt3d__resolve_tensors(p, e)) != CONVT3D_OK) return status;
+    return convt3d__resolve_list(p, e);
 }
 
 /* --------------------------------------------------------------------------------------------------------------------
@@ -893,21 +1161,98 @@ static void convt3d__load(int32_t dtype, const void *from, int64_t offset, int64
     }
 }
 
-/* to[offset + j*step] = from[j] + bias, rounded once */
-static void convt3d__store(int32_t dtype, void *to, int64_t offset, int64_t step, int64_t n, const double *from,
-                           double bias)
+/* to[offset + j*step] = from[j], rounded once */
+static void convt3d__store(int32_t dtype, void *to, int64_t offset, int64_t step, int64_t n, const double *from)
 {
     int64_t j;
     if (dtype == CONVT3D_F32) {
         float *t = (float *)to + offset;
-        for (j = 0; j < n; j++) t[j * step] = (float)(from[j] + bias);
+        for (j = 0; j < n; j++) t[j * step] = (float)from[j];
     } else if (dtype == CONVT3D_F64) {
         double *t = (double *)to + offset;
-        for (j = 0; j < n; j++) t[j * step] = from[j] + bias;
+        for (j = 0; j < n; j++) t[j * step] = from[j];
     } else {
         uint16_t *t = (uint16_t *)to + offset;
-        if (dtype == CONVT3D_F16) for (j = 0; j < n; j++) t[j * step] = convt3d_f16_from_double(from[j] + bias);
-        else for (j = 0; j < n; j++) t[j * step] = convt3d_bf16_from_double(from[j] + bias);
+        if (dtype == CONVT3D_F16) for (j = 0; j < n; j++) t[j * step] = convt3d_f16_from_double(from[j]);
+        else for (j = 0; j < n; j++) t[j * step] = convt3d_bf16_from_double(from[j]);
+    }
+}
+
+static int64_t convt3d__offset(const int64_t at[5], const int64_t stride[5])
+{
+    return at[0] * stride[0] + at[1] * stride[1] + at[2] * stride[2] + at[3] * stride[3] + at[4] * stride[4];
+}
+
+/* log(1 + exp(v)) for any v. */
+static double convt3d__softplus(double v) { return (v > 0 ? v : 0) + log1p(exp(-fabs(v))); }
+
+static double convt3d__gelu_tanh(double v)     /* v*(1 + tanh(u))/2 = v/(1 + exp(-2u)), without cancellation */
+{
+    double u = 0.7978845608028654 * (v + 0.044715 * v * v * v);         /* sqrt(2/pi) */
+    return v / (1 + exp(-2 * u));
+}
+
+static double convt3d__hardsigmoid(double v)
+{
+    double t = v + 3 < 0 ? 0 : v + 3;
+    return (t > 6 ? 6 : t) / 6;
+}
+
+/* One entry that looks at one value alone. Comparisons are such that NaN stays NaN. */
+static void convt3d__apply_function(int32_t kind, double a, double b, double *v, int64_t n)
+{
+    int64_t j;
+    switch (kind) {
+    case CONVT3D_OP_AFFINE:      for (j = 0; j < n; j++) v[j] = a * v[j] + b;  break;
+    case CONVT3D_OP_RELU6:       a = 0;  b = 6;             /* a clamp */
+        /* fall through */
+    case CONVT3D_OP_CLAMP:
+        for (j = 0; j < n; j++) { double t = v[j] < a ? a : v[j];  v[j] = t > b ? b : t; }
+        break;
+    case CONVT3D_OP_RELU:        for (j = 0; j < n; j++) v[j] = v[j] < 0 ? 0 : v[j];  break;
+    case CONVT3D_OP_LEAKY_RELU:  for (j = 0; j < n; j++) v[j] = v[j] > 0 ? v[j] : a * v[j];  break;
+    case CONVT3D_OP_SILU:        for (j = 0; j < n; j++) v[j] = v[j] / (1 + exp(-v[j]));  break;
+    case CONVT3D_OP_SIGMOID:     for (j = 0; j < n; j++) v[j] = 1 / (1 + exp(-v[j]));  break;
+    case CONVT3D_OP_TANH:        for (j = 0; j < n; j++) v[j] = tanh(v[j]);  break;
+    case CONVT3D_OP_GELU:        for (j = 0; j < n; j++) v[j] = 0.5 * v[j] * erfc(-0.7071067811865476 * v[j]);  break;
+    case CONVT3D_OP_GELU_TANH:   for (j = 0; j < n; j++) v[j] = convt3d__gelu_tanh(v[j]);  break;
+    case CONVT3D_OP_HARDSWISH:   for (j = 0; j < n; j++) v[j] = v[j] * convt3d__hardsigmoid(v[j]);  break;
+    case CONVT3D_OP_HARDSIGMOID: for (j = 0; j < n; j++) v[j] = convt3d__hardsigmoid(v[j]);  break;
+    case CONVT3D_OP_ELU:         for (j = 0; j < n; j++) v[j] = v[j] > 0 ? v[j] : a * expm1(v[j]);  break;
+    case CONVT3D_OP_SOFTPLUS:
+        for (j = 0; j < n; j++) v[j] = a * v[j] > b ? v[j] : convt3d__softplus(a * v[j]) / a;
+        break;
+    case CONVT3D_OP_MISH:        for (j = 0; j < n; j++) v[j] = v[j] * tanh(convt3d__softplus(v[j]));  break;
+    default: break;
+    }
+}
+
+/* Element `index` of a small tensor of the list, or what stands for it. */
+static double convt3d__vector_at(const convt3d__plan *p, const void *vector, int64_t index, double otherwise)
+{
+    if (vector) convt3d__load(convt3d__wide(p->desc.dtype), vector, index, 1, 1, &otherwise);
+    return otherwise;
+}
+
+/* Entries [first, end) of the list, none of which normalises, on up to CONVT3D__POSITIONS outputs at[], at[] + step,
+ * ... along the last axis. */
+static void convt3d__apply(const convt3d__plan *p, const convt3d_io *io, int32_t first, int32_t end,
+                           const int64_t at[5], int64_t step, double *v, int64_t n)
+{
+    double residual[CONVT3D__POSITIONS];
+    int64_t j;
+    for (; first < end; first++) {
+        const convt3d_op *op = &p->desc.ops[first];
+        const convt3d_op_io *tensors = &io->ops[first];
+        if (op->kind == CONVT3D_OP_ADD || op->kind == CONVT3D_OP_MULTIPLY)
+            convt3d__load(p->desc.dtype, tensors->residual, convt3d__offset(at, op->stride), step * op->stride[4], n,
+                          residual);
+        if (op->kind == CONVT3D_OP_ADD) for (j = 0; j < n; j++) v[j] += residual[j];
+        else if (op->kind == CONVT3D_OP_MULTIPLY) for (j = 0; j < n; j++) v[j] *= residual[j];
+        else if (op->kind == CONVT3D_OP_CHANNEL_AFFINE)
+            convt3d__apply_function(CONVT3D_OP_AFFINE, convt3d__vector_at(p, tensors->scale, at[1], 1),
+                                    convt3d__vector_at(p, tensors->shift, at[1], 0), v, n);
+        else convt3d__apply_function(op->kind, op->a, op->b, v, n);
     }
 }
 
@@ -1002,13 +1347,18 @@ static void convt3d__store_tile(const convt3d__plan *p, const convt3d_io *io, co
         int64_t oc = t->g * p->out_group + t->oc + c;
         double bias = 0;
         if (io->bias) convt3d__load(p->desc.dtype, io->bias, oc, 1, 1, &bias);
+        for (b = 0; b < t->size[0] * t->size[1] * t->size[2]; b++) sum[c][b] += bias;
         for (a = 0; a < t->size[0]; a++)
-            for (b = 0; b < t->size[1]; b++)
-                convt3d__store(p->desc.dtype, io->y, t->n * stride[0] + oc * stride[1] +
-                               (t->o[0] + a * p->axis[0].stride) * stride[2] +
-                               (t->o[1] + b * p->axis[1].stride) * stride[3] + t->o[2] * stride[4],
-                               p->axis[2].stride * stride[4], t->size[2],
-                               sum[c] + (a * t->size[1] + b) * t->size[2], bias);
+            for (b = 0; b < t->size[1]; b++) {
+                double *row = sum[c] + (a * t->size[1] + b) * t->size[2];
+                int64_t at[5];
+                at[0] = t->n;  at[1] = oc;  at[4] = t->o[2];
+                at[2] = t->o[0] + a * p->axis[0].stride;
+                at[3] = t->o[1] + b * p->axis[1].stride;
+                convt3d__apply(p, io, 0, p->fused, at, p->axis[2].stride, row, t->size[2]);
+                convt3d__store(p->stored, io->y, convt3d__offset(at, stride), p->axis[2].stride * stride[4], t->size[2],
+                               row);
+            }
     }
 }
 
@@ -1103,8 +1453,204 @@ static int64_t convt3d__plain_pack(const convt3d__plan *p) { return p->w_count *
 
 static const convt3d__backend convt3d__reference = {
     "reference", CONVT3D_DEVICE_CPU, CONVT3D_FORWARD, 1, convt3d__reference_refuses, convt3d__reference_cost,
-    convt3d__no_workspace, convt3d__plain_pack, NULL, convt3d__reference_run, NULL
+    convt3d__no_workspace, convt3d__plain_pack, NULL, convt3d__reference_run, NULL,
+    CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE
 };
+
+/* --------------------------------------------------------------------------------------------------------------------
+ * Passes over the output on the CPU, after any of its kernels, for what of the list it does not apply itself. One with a
+ * normalisation first takes moments of every channel's parts and merges them in a fixed order.
+ */
+typedef struct convt3d__moments { double count, mean, m2; } convt3d__moments;   /* m2: sum of squared deviations */
+
+/* Of both together: Chan, Golub, LeVeque 1983. */
+static convt3d__moments convt3d__merge(convt3d__moments a, convt3d__moments b)
+{
+    convt3d__moments both;
+    double delta = b.mean - a.mean;
+    if (a.count == 0) return b;
+    if (b.count == 0) return a;
+    both.count = a.count + b.count;
+    both.mean = a.mean + delta * (b.count / both.count);
+    both.m2 = a.m2 + b.m2 + delta * delta * (a.count * b.count / both.count);
+    return both;
+}
+
+static convt3d__moments convt3d__moments_of(const double *v, int64_t n)
+{
+    convt3d__moments m;
+    int64_t j;
+    m.count = (double)n;
+    for (j = 0, m.mean = 0; j < n; j++) m.mean += v[j];
+    m.mean /= (double)n;
+    for (j = 0, m.m2 = 0; j < n; j++) m.m2 += (v[j] - m.mean) * (v[j] - m.mean);
+    return m;
+}
+
+/* Entries [begin, end) of the list, of which `norm` alone normalises; norm == end: none. */
+typedef struct convt3d__pass {
+    const convt3d__plan *p;
+    const convt3d_io *io;
+    int32_t begin, norm, end;
+    const void *from;                   /* of type p->stored at p->stored_stride                         */
+    void *to;
+    int32_t to_dtype;
+    const int64_t *to_stride;
+    int64_t parts, part_rows, rows;     /* rows (d, h) of a channel, cut in parts                        */
+    convt3d__moments *moments;          /* [batch][parts][channels]                                      */
+    double *set;                        /* [sets][2]: mean, rstd                                         */
+} convt3d__pass;
+
+/* body() for all rows (d, h) of all channels of one part of one sample; neighbours in memory follow each other. */
+static void convt3d__pass_rows(const convt3d__pass *m, int64_t unit,
+                               void (*body)(const convt3d__pass *m, int64_t unit, const int64_t at[5]))
+{
+    int64_t n = unit / m->parts, begin = unit % m->parts * m->part_rows, channels = m->p->desc.out_channels;
+    int64_t end = convt3d__min(m->rows, begin + m->part_rows), count = convt3d__max(0, end - begin) * channels;
+    int64_t i, at[5];
+    int inner = m->p->stored_stride[1] < m->p->stored_stride[4];        /* channels lie closer than voxels */
+    for (i = 0; i < count; i++) {
+        int64_t row = begin + (inner ? i / channels : i % (end - begin));
+        at[0] = n;  at[1] = inner ? i % channels : i / (end - begin);
+        at[2] = row / m->p->axis[1].out;  at[3] = row % m->p->axis[1].out;  at[4] = 0;
+        body(m, unit, at);
+    }
+}
+
+/* Up to CONVT3D__POSITIONS stored values from at[] along a row, with what precedes the normalisation; returns how many. */
+static int64_t convt3d__pass_load(const convt3d__pass *m, const int64_t at[5], double *v)
+{
+    const int64_t *stride = m->p->stored_stride;
+    int64_t n = convt3d__min(CONVT3D__POSITIONS, m->p->axis[2].out - at[4]);
+    convt3d__load(m->p->stored, m->from, convt3d__offset(at, stride), stride[4], n, v);
+    convt3d__apply(m->p, m->io, m->begin, m->norm, at, 1, v, n);
+    return n;
+}
+
+static void convt3d__measure_row(const convt3d__pass *m, int64_t unit, const int64_t at[5])
+{
+    convt3d__moments *sum = m->moments + unit * m->p->desc.out_channels + at[1];
+    int64_t here[5], n;
+    double v[CONVT3D__POSITIONS];
+    memcpy(here, at, sizeof here);
+    for (; here[4] < m->p->axis[2].out; here[4] += n) {
+        n = convt3d__pass_load(m, here, v);
+        *sum = convt3d__merge(*sum, convt3d__moments_of(v, n));
+    }
+}
+
+static void convt3d__measure(const convt3d__pass *m, int64_t unit)
+{
+    memset(m->moments + unit * m->p->desc.out_channels, 0, (size_t)m->p->desc.out_channels * sizeof *m->moments);
+    convt3d__pass_rows(m, unit, convt3d__measure_row);
+}
+
+/* One running statistic, where the caller keeps it. */
+static void convt3d__run_on(const convt3d__plan *p, void *running, int64_t set, double momentum, double found)
+{
+    double value;
+    if (!running) return;
+    value = (1 - momentum) * convt3d__vector_at(p, running, set, 0) + momentum * found;
+    convt3d__store(convt3d__wide(p->desc.dtype), running, set, 1, 1, &value);
+}
+
+/* Mean and rstd of one set, from the moments of its channels and parts; the statistics that the caller wants. */
+static void convt3d__settle(const convt3d__pass *m, int64_t set)
+{
+    const convt3d_op *op = &m->p->desc.ops[m->norm];
+    const convt3d_op_io *tensors = &m->io->ops[m->norm];
+    int64_t channels = m->p->desc.out_channels, n, first, count = 1, samples = m->p->desc.batch, part, c;
+    int32_t wide = convt3d__wide(m->p->desc.dtype);
+    convt3d__moments all = {0, 0, 0};
+    double *found = m->set + 2 * set;
+    n = 0;  first = set;
+    if (op->kind == CONVT3D_OP_GROUP_NORM) {
+        count = channels / op->groups;
+        n = set / op->groups;  first = set % op->groups * count;  samples = n + 1;
+    }
+    for (; n < samples; n++)
+        for (part = 0; part < m->parts; part++)
+            for (c = first; c < first + count; c++)
+                all = convt3d__merge(all, m->moments[(n * m->parts + part) * channels + c]);
+    found[0] = all.mean;
+    found[1] = 1 / sqrt(all.m2 / all.count + op->a);
+    if (tensors->mean) convt3d__store(wide, tensors->mean, set, 1, 1, &found[0]);
+    if (tensors->rstd) convt3d__store(wide, tensors->rstd, set, 1, 1, &found[1]);
+    convt3d__run_on(m->p, tensors->running_mean, set, op->b, all.mean);
+    convt3d__run_on(m->p, tensors->running_var, set, op->b, all.m2 / (all.count - 1));
+}
+
+/* What the normalisation makes of a channel's values: (v - mean)*scale + shift. */
+static void convt3d__norm_coefficients(const convt3d__pass *m, const int64_t at[5], double *mean, double *scale,
+                                       double *shift)
+{
+    const convt3d_op *op = &m->p->desc.ops[m->norm];
+    const convt3d_op_io *tensors = &m->io->ops[m->norm];
+    int64_t set = at[1];
+    if (op->kind == CONVT3D_OP_GROUP_NORM) set = at[0] * op->groups + at[1] / (m->p->desc.out_channels / op->groups);
+    *mean = m->set[2 * set];
+    *scale = m->set[2 * set + 1] * convt3d__vector_at(m->p, tensors->scale, at[1], 1);
+    *shift = convt3d__vector_at(m->p, tensors->shift, at[1], 0);
+}
+
+static void convt3d__finish_row(const convt3d__pass *m, int64_t unit, const int64_t at[5])
+{
+    int64_t here[5], n, j;
+    int32_t norm = m->norm < m->end;
+    double v[CONVT3D__POSITIONS], mean = 0, scale = 1, shift = 0;
+    (void)unit;
+    if (norm) convt3d__norm_coefficients(m, at, &mean, &scale, &shift);
+    memcpy(here, at, sizeof here);
+    for (; here[4] < m->p->axis[2].out; here[4] += n) {
+        n = convt3d__pass_load(m, here, v);
+        if (norm) for (j = 0; j < n; j++) v[j] = (v[j] - mean) * scale + shift;
+        if (norm) convt3d__apply(m->p, m->io, m->norm + 1, m->end, here, 1, v, n);
+        convt3d__store(m->to_dtype, m->to, convt3d__offset(here, m->to_stride), m->to_stride[4], n, v);
+    }
+}
+
+static void convt3d__finish(const convt3d__pass *m, int64_t unit)
+{
+    convt3d__pass_rows(m, unit, convt3d__finish_row);
+}
+
+/* body for all units on the threads of the plan; the result does not depend on which does what. */
+static void convt3d__for_each(const convt3d__pass *m, int64_t units, void (*body)(const convt3d__pass *m, int64_t unit))
+{
+    int64_t i;
+#ifdef _OPENMP
+    int threads = m->p->desc.threads ? m->p->desc.threads : omp_get_max_threads();
+    if (units < threads) threads = (int)units;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) if(threads > 1)
+#endif
+    for (i = 0; i < units; i++) body(m, i);
+}
+
+static convt3d_status convt3d__run_pass(const convt3d__plan *p, const convt3d_io *io, int32_t index,
+                                        convt3d_error *error)
+{
+    convt3d__pass m;
+    int last;
+    m.p = p;  m.io = io;  m.begin = index;
+    m.norm = convt3d__next_norm(p, index);
+    m.end = convt3d__pass_end(p, index);
+    last = m.end == p->op_count;
+    m.from = p->staged ? convt3d__workspace_part(p, io->workspace, 1) : (char *)io->y;
+    m.to = last ? io->y : (void *)m.from;
+    m.to_dtype = last ? p->desc.dtype : p->stored;
+    m.to_stride = last ? p->desc.y_stride : p->stored_stride;
+    m.rows = p->axis[0].out * p->axis[1].out;
+    m.parts = convt3d__moment_parts(p);
+    m.part_rows = convt3d__ceil_div(m.rows, m.parts);
+    m.moments = (convt3d__moments *)convt3d__workspace_part(p, io->workspace, 0);
+    m.set = (double *)(m.moments + p->desc.batch * m.parts * p->desc.out_channels);
+    if (m.norm < m.end) {
+        convt3d__for_each(&m, p->desc.batch * m.parts, convt3d__measure);
+        convt3d__for_each(&m, convt3d__norm_sets(p, m.norm), convt3d__settle);
+    }
+    convt3d__for_each(&m, p->desc.batch * m.parts, convt3d__finish);
+    return convt3d__ok(error);
+}
 
 /* --------------------------------------------------------------------------------------------------------------------
  * Choosing a kernel
@@ -1128,14 +1674,35 @@ static int32_t convt3d__row_refuses(convt3d__plan *plan, int32_t i, char why[96]
 {
     const convt3d__backend *backend = convt3d__backend_at(i);
     convt3d__text text;
+    int64_t y_stride[5], slack = 0;
+    int32_t refused;
     why[0] = 0;
     plan->row = i;
     plan->pack_variant = 0;
-    if (backend->refuses(plan, why)) return 1;
-    plan->workspace = backend->workspace(plan);
-    plan->packed = backend->packed(plan);
-    if (plan->desc.workspace_limit == 0 || plan->workspace <= plan->desc.workspace_limit) return 0;
     text.at = why;  text.room = 96;  text.length = 0;
+    if (!convt3d__resolve_stage(plan, backend->fuses & CONVT3D__FUSES_LIST ? convt3d__next_norm(plan, 0) : 0)) {
+        convt3d__put(&text, "needs more workspace than 64 bits count");
+        return 1;
+    }
+    if (plan->stored != plan->desc.dtype && !(backend->fuses & CONVT3D__FUSES_WIDE)) {
+        convt3d__put(&text, "cannot leave the output unrounded for the rest of the list");
+        return 1;
+    }
+    memcpy(y_stride, plan->desc.y_stride, sizeof y_stride);
+    memcpy(plan->desc.y_stride, plan->stored_stride, sizeof y_stride);
+    refused = backend->refuses(plan, why);
+    if (!refused) plan->row_workspace = backend->workspace(plan);
+    if (!refused) plan->packed = backend->packed(plan);
+    memcpy(plan->desc.y_stride, y_stride, sizeof y_stride);
+    if (refused) return 1;
+    if (plan->statistics > 0 || plan->stage > 0) slack = 2 * convt3d__stage_alignment(plan);
+    if (!convt3d__add(plan->row_workspace, slack, &plan->workspace) ||
+        !convt3d__add(plan->workspace, plan->statistics, &plan->workspace) ||
+        !convt3d__add(plan->workspace, plan->stage, &plan->workspace)) {
+        convt3d__put(&text, "needs more workspace than 64 bits count");
+        return 1;
+    }
+    if (plan->desc.workspace_limit == 0 || plan->workspace <= plan->desc.workspace_limit) return 0;
     convt3d__put(&text, "needs ");
     convt3d__put_int(&text, plan->workspace);
     convt3d__put(&text, " bytes of workspace, more than workspace_limit = ");
@@ -1160,6 +1727,16 @@ static void convt3d__refusal(char detail[160], const char *name, const char *why
     convt3d__put(&text, why);
 }
 
+/* Seconds for what is left of the list: each pass reads and writes the output, a normalisation reads it once more. */
+static double convt3d__pass_cost(const convt3d__plan *p)
+{
+    double bytes = (double)p->y_count * (double)convt3d__element_size(p->stored), seconds = 0;
+    double rate = p->desc.device == CONVT3D_DEVICE_CUDA ? 3e12 : 5e9;
+    int32_t i;
+    for (i = p->fused; i < p->op_count; i = convt3d__pass_end(p, i)) seconds += (convt3d__next_norm(p, i) < p->op_count ? 3 : 2) * bytes / rate;
+    return seconds;
+}
+
 static convt3d_status convt3d__choose(convt3d__plan *p, convt3d_error *e)
 {
     convt3d__plan best = *p;
@@ -1172,7 +1749,7 @@ static convt3d_status convt3d__choose(convt3d__plan *p, convt3d_error *e)
         if (!convt3d__row_fits(p, i)) continue;
         known = 1;
         if (convt3d__row_refuses(&candidate, i, why)) continue;
-        cost = convt3d__backend_at(i)->cost(&candidate);
+        cost = convt3d__backend_at(i)->cost(&candidate) + convt3d__pass_cost(&candidate);
         if (found && cost >= least) continue;
         best = candidate;  least = cost;  found = 1;
     }
@@ -1229,6 +1806,9 @@ static convt3d_status convt3d__make_plan(convt3d__plan *p, const convt3d_desc *d
     if ((status = convt3d__choose(p, e)) != CONVT3D_OK) return status;
     if (convt3d__backend_at(p->row)->ready && (status = convt3d__backend_at(p->row)->ready(p, e)) != CONVT3D_OK)
         return status;
+#ifdef CONVT3D_CUDA
+    if (p->desc.device == CONVT3D_DEVICE_CUDA && (status = convt3d__cuda_pass_ready(p, e)) != CONVT3D_OK) return status;
+#endif
     p->pack_tag = convt3d__pack_tag_of(p);
     p->magic = CONVT3D__PLAN_MAGIC;
     return convt3d__ok(e);
@@ -1266,35 +1846,69 @@ static int64_t convt3d__inner_extent(const int64_t stride[5], const int64_t size
     return extent;
 }
 
-/* 1 if x and y, whose address ranges meet, are seen to share no element: both are slices of one pitch (a stride of
- * either) that lie side by side within it, as the channel slices of a concatenation do. */
-static int convt3d__interleaved(const convt3d__plan *p, const void *x, const void *y)
+/* 1 if y and another tensor, whose address ranges meet, are seen to share no element: both are slices of one pitch (a
+ * stride of either) that lie side by side within it, as the channel slices of a concatenation do. */
+static int convt3d__interleaved(const convt3d__plan *p, const void *other, const int64_t stride[5],
+                                const int64_t size[5], const void *y)
 {
-    int64_t element = convt3d__element_size(p->desc.dtype), x_size[5], y_size[5], pitch, gap, inner_x, inner_y;
-    uintptr_t distance = (uintptr_t)y - (uintptr_t)x;
-    int32_t i, backwards = (uintptr_t)y < (uintptr_t)x;
+    int64_t element = convt3d__element_size(p->desc.dtype), y_size[5], pitch, gap, inner, inner_y;
+    uintptr_t distance = (uintptr_t)y - (uintptr_t)other;
+    int32_t i, backwards = (uintptr_t)y < (uintptr_t)other;
     if (backwards) distance = 0 - distance;
     if (distance % (uintptr_t)element != 0) return 0;
-    x_size[0] = y_size[0] = p->desc.batch;  x_size[1] = p->desc.in_channels;  y_size[1] = p->desc.out_channels;
-    for (i = 0; i < 3; i++) { x_size[2 + i] = p->axis[i].in;  y_size[2 + i] = p->axis[i].out; }
+    convt3d__out_sizes(p, y_size);
     for (i = 0; i < 10; i++) {
-        pitch = i < 5 ? p->desc.x_stride[i] : p->desc.y_stride[i - 5];
+        pitch = i < 5 ? stride[i] : p->desc.y_stride[i - 5];
         if (pitch < 2) continue;
-        inner_x = convt3d__inner_extent(p->desc.x_stride, x_size, pitch);
+        inner = convt3d__inner_extent(stride, size, pitch);
         inner_y = convt3d__inner_extent(p->desc.y_stride, y_size, pitch);
         gap = (int64_t)(distance / (uintptr_t)element % (uintptr_t)pitch);
         if (backwards && gap > 0) gap = pitch - gap;
-        if (inner_x <= gap && gap + inner_y <= pitch) return 1;
+        if (inner <= gap && gap + inner_y <= pitch) return 1;
     }
     return 0;
+}
+
+/* The tensors of one entry of the list beside y: a residual may be y itself, once. */
+static convt3d_status convt3d__check_op_aliases(const convt3d__plan *p, const convt3d_io *io, int32_t i,
+                                                convt3d__range y, int32_t *same, convt3d_error *e)
+{
+    static const char *const names[6] = {"scale", "shift", "mean", "rstd", "running_mean", "running_var"};
+    const convt3d_op_io *t = &io->ops[i];
+    const void *small[6];
+    int64_t element = convt3d__element_size(p->desc.dtype), wide = convt3d__element_size(convt3d__wide(p->desc.dtype));
+    int64_t size[5], count;
+    int32_t k;
+    convt3d__out_sizes(p, size);
+    if (t->residual == io->y && t->residual && memcmp(p->desc.ops[i].stride, p->desc.y_stride, sizeof size) == 0) {
+        if ((*same)++ > 0) return convt3d__fail(e, CONVT3D_OP_ALIASED, "residual", i, 0, 0, "");
+    } else if (convt3d__ranges_meet(y, convt3d__range_of(t->residual, p->residual_extent[i] * element)) &&
+               !convt3d__interleaved(p, t->residual, p->desc.ops[i].stride, size, io->y)) {
+        return convt3d__fail(e, CONVT3D_OP_ALIASED, "residual", i, 0, 0, "");
+    }
+    small[0] = t->scale;  small[1] = t->shift;  small[2] = t->mean;
+    small[3] = t->rstd;  small[4] = t->running_mean;  small[5] = t->running_var;
+    for (k = 0; k < 6; k++) {
+        count = k == 2 || k == 3 ? convt3d__norm_sets(p, i) : p->desc.out_channels;
+        if (convt3d__ranges_meet(y, convt3d__range_of(small[k], count * wide)))
+            return convt3d__fail(e, CONVT3D_OP_ALIASED, names[k], i, 0, 0, "");
+    }
+    return CONVT3D_OK;
 }
 
 static convt3d_status convt3d__check_aliases(const convt3d__plan *p, const convt3d_io *io, convt3d_error *e)
 {
     int64_t element = convt3d__element_size(p->desc.dtype);
     convt3d__range y = convt3d__range_of(io->y, p->y_extent * element);
+    int64_t x_size[5];
+    int32_t i, same = 0;
+    convt3d_status s;
+    x_size[0] = p->desc.batch;  x_size[1] = p->desc.in_channels;
+    for (i = 0; i < 3; i++) x_size[2 + i] = p->axis[i].in;
+    for (i = 0; i < p->op_count; i++)
+        if ((s = convt3d__check_op_aliases(p, io, i, y, &same, e)) != CONVT3D_OK) return s;
     if (convt3d__ranges_meet(y, convt3d__range_of(io->x, p->x_extent * element)) &&
-        !convt3d__interleaved(p, io->x, io->y))
+        !convt3d__interleaved(p, io->x, p->desc.x_stride, x_size, io->y))
         return convt3d__fail(e, CONVT3D_ALIASED, "x", -1, 0, 0, "");
     if (convt3d__ranges_meet(y, convt3d__range_of(io->w, p->w_count * element)))
         return convt3d__fail(e, CONVT3D_ALIASED, "w", -1, 0, 0, "");
@@ -1316,16 +1930,45 @@ static convt3d_status convt3d__check_pointer(const void *pointer, const char *fi
     return CONVT3D_OK;
 }
 
+/* Which tensors an entry of the list needs, may have and must not be given. */
+static convt3d_status convt3d__check_op_io(const convt3d__plan *p, const convt3d_io *io, int32_t i, convt3d_error *e)
+{
+    const convt3d_op_io *t = &io->ops[i];
+    int32_t kind = i < p->op_count ? p->desc.ops[i].kind : CONVT3D_OP_END, uses = convt3d_op_uses(kind), k;
+    struct { const char *name; const void *pointer; int32_t of; } part[7];
+    int64_t size;
+    part[0].name = "residual";      part[0].pointer = t->residual;      part[0].of = CONVT3D_USES_RESIDUAL;
+    part[1].name = "scale";         part[1].pointer = t->scale;         part[1].of = CONVT3D_USES_SCALE;
+    part[2].name = "shift";         part[2].pointer = t->shift;         part[2].of = CONVT3D_USES_SCALE;
+    part[3].name = "mean";          part[3].pointer = t->mean;          part[3].of = CONVT3D_USES_STATISTICS;
+    part[4].name = "rstd";          part[4].pointer = t->rstd;          part[4].of = CONVT3D_USES_STATISTICS;
+    part[5].name = "running_mean";  part[5].pointer = t->running_mean;  part[5].of = CONVT3D_USES_RUNNING;
+    part[6].name = "running_var";   part[6].pointer = t->running_var;   part[6].of = CONVT3D_USES_RUNNING;
+    for (k = 0; k < 7; k++) {
+        if (!(uses & part[k].of) && part[k].pointer)
+            return convt3d__fail(e, CONVT3D_OP_TENSOR_UNUSED, part[k].name, i, 0, 0, convt3d_op_name(kind));
+        size = convt3d__element_size(k == 0 ? p->desc.dtype : convt3d__wide(p->desc.dtype));
+        if ((uintptr_t)part[k].pointer % (uintptr_t)size != 0)
+            return convt3d__fail(e, CONVT3D_OP_MISALIGNED, part[k].name, i, 0, size, "");
+    }
+    if ((uses & CONVT3D_USES_RESIDUAL) && !t->residual)
+        return convt3d__fail(e, CONVT3D_OP_TENSOR_MISSING, "residual", i, 0, 0, "");
+    return CONVT3D_OK;
+}
+
 static convt3d_status convt3d__check_io(const convt3d__plan *p, const convt3d_io *io, convt3d_error *e)
 {
     int64_t alignment = p->desc.alignment;
     convt3d_status s;
+    int32_t i;
     if (io->w && io->w_packed) return convt3d__fail(e, CONVT3D_W_AND_PACKED, "w_packed", -1, 0, 0, "");
     if ((s = convt3d__check_pointer(io->x, "x", alignment, p->x_count > 0, e)) != CONVT3D_OK) return s;
     if ((s = convt3d__check_pointer(io->w, "w", alignment, !io->w_packed, e)) != CONVT3D_OK) return s;
     if ((s = convt3d__check_pointer(io->w_packed, "w_packed", alignment, 0, e)) != CONVT3D_OK) return s;
     if ((s = convt3d__check_pointer(io->bias, "bias", convt3d__element_size(p->desc.dtype), 0, e)) != CONVT3D_OK) return s;
     if ((s = convt3d__check_pointer(io->y, "y", alignment, 1, e)) != CONVT3D_OK) return s;
+    for (i = 0; i < CONVT3D_MAX_OPS; i++)
+        if ((s = convt3d__check_op_io(p, io, i, e)) != CONVT3D_OK) return s;
     if (io->w_packed && io->pack_tag != p->pack_tag)
         return convt3d__fail(e, CONVT3D_PACK_MISMATCH, "pack_tag", -1, (int64_t)io->pack_tag, (int64_t)p->pack_tag, "");
     if (p->workspace > 0 && !io->workspace) return convt3d__fail(e, CONVT3D_NULL_ARGUMENT, "workspace", -1, 0, 0, "");
@@ -1364,12 +2007,23 @@ CONVT3D_API int64_t convt3d_packed_size(const convt3d_plan *plan)
 static convt3d_status convt3d__run(const convt3d__plan *p, const convt3d_io *io, convt3d_error *error)
 {
     const convt3d__backend *backend = convt3d__backend_at(p->row);
+    convt3d__plan stored = *p;
     convt3d_io plain = *io;
     convt3d_status status;
+    int32_t i;
     if (p->y_count == 0) return convt3d__ok(error);
     if ((status = convt3d__check_io(p, io, error)) != CONVT3D_OK) return status;
     if (!backend->pack && io->w_packed) { plain.w = io->w_packed;  plain.w_packed = NULL; }
-    return backend->run(p, &plain, error);
+    memcpy(stored.desc.y_stride, p->stored_stride, sizeof p->stored_stride);
+    if (p->staged) plain.y = convt3d__workspace_part(p, io->workspace, 1);
+    status = backend->run(&stored, &plain, error);
+    for (i = p->fused; i < p->op_count && status == CONVT3D_OK; i = convt3d__pass_end(p, i)) {
+#ifdef CONVT3D_CUDA
+        if (p->desc.device == CONVT3D_DEVICE_CUDA) { status = convt3d__cuda_pass(p, io, i, error);  continue; }
+#endif
+        status = convt3d__run_pass(p, io, i, error);
+    }
+    return status;
 }
 
 CONVT3D_API convt3d_status convt3d_run(const convt3d_plan *plan, const convt3d_io *io, convt3d_error *error)
@@ -1488,6 +2142,9 @@ static void convt3d__inform(const convt3d__plan *p, convt3d_info *info)
     info->flops = convt3d__flops(p);
     info->bytes = (double)convt3d__element_size(p->desc.dtype) *
                   ((double)p->x_count + (double)p->w_count + (double)p->y_count);
+    for (a = 0; a < p->op_count; a++)
+        if (convt3d_op_uses(p->desc.ops[a].kind) & CONVT3D_USES_RESIDUAL)
+            info->bytes += (double)convt3d__element_size(p->desc.dtype) * (double)p->y_count;
     info->exact_slabs = backend->exact_slabs;
 }
 
@@ -1533,6 +2190,21 @@ static void convt3d__put_refusals(convt3d__text *text, const convt3d__plan *p)
     }
 }
 
+/* The list, and how often the output is passed over for it. */
+static void convt3d__put_ops(convt3d__text *text, const convt3d__plan *p)
+{
+    int32_t i, passes = 0;
+    for (i = 0; i < p->op_count; i++) {
+        convt3d__put(text, i == 0 ? "\nthen       " : ", ");
+        convt3d__put(text, convt3d_op_name(p->desc.ops[i].kind));
+        if (p->desc.ops[i].groups > 0) convt3d__put_amount(text, ":", (double)p->desc.ops[i].groups, "");
+    }
+    if (p->op_count > 0) convt3d__put_amount(text, "\nfused      the first ", (double)p->fused, " of the list");
+    if (p->fused < p->op_count) convt3d__put(text, p->staged ? "; then from the workspace" : "; then in y");
+    for (i = p->fused; i < p->op_count; i = convt3d__pass_end(p, i)) passes++;
+    if (passes > 0) convt3d__put_amount(text, ", passes: ", (double)passes, "");
+}
+
 CONVT3D_API convt3d_status convt3d_explain(const convt3d_desc *desc, int32_t pass, char *buffer, size_t size,
                                            size_t *needed, convt3d_error *error)
 {
@@ -1551,6 +2223,7 @@ CONVT3D_API convt3d_status convt3d_explain(const convt3d_desc *desc, int32_t pas
     convt3d__put(&text, p.desc.device == CONVT3D_DEVICE_CPU ? " on the CPU" : " on CUDA");
     convt3d__put_shape(&text, "\nx          ", p.desc.in_channels, &p, 0);
     convt3d__put_shape(&text, "\ny          ", p.desc.out_channels, &p, 1);
+    convt3d__put_ops(&text, &p);
     convt3d__put(&text, "\nkernel     ");
     convt3d__put(&text, info.kernel);
     convt3d__put_amount(&text, "\nflops      ", info.flops, "");
@@ -1638,6 +2311,8 @@ CONVT3D_API convt3d_status convt3d_slab(const convt3d_desc *desc, int32_t axis, 
     if (!in_end) return convt3d__fail(error, CONVT3D_NULL_ARGUMENT, "in_end", -1, 0, 0, "");
     if ((status = convt3d__resolve(&p, desc, error)) != CONVT3D_OK) return status;
     if (axis < 0 || axis > 2) return convt3d__fail(error, CONVT3D_SLAB_AXIS, "axis", -1, axis, 2, "");
+    a = convt3d__next_norm(&p, 0);
+    if (a < p.op_count) return convt3d__fail(error, CONVT3D_SLAB_NORM, "ops", a, 0, 0, "");
     x = &p.axis[axis];
     if (end < 0 || end > x->out) return convt3d__fail(error, CONVT3D_SLAB_RANGE, "end", axis, end, x->out, "");
     if (begin < 0 || begin > end) return convt3d__fail(error, CONVT3D_SLAB_RANGE, "begin", axis, begin, end, "");
@@ -1649,6 +2324,7 @@ CONVT3D_API convt3d_status convt3d_slab(const convt3d_desc *desc, int32_t axis, 
     for (a = 0; a < 3; a++) { sub->out_size[a] = p.axis[a].out;  sub->output_padding[a] = 0; }
     memcpy(sub->x_stride, p.desc.x_stride, sizeof sub->x_stride);
     memcpy(sub->y_stride, p.desc.y_stride, sizeof sub->y_stride);
+    memcpy(sub->ops, p.desc.ops, sizeof sub->ops);
     sub->in_size[axis] = last - first + 1;
     sub->out_size[axis] = end - begin;
     sub->padding[axis] = x->padding + begin - first * x->stride;
@@ -1727,6 +2403,26 @@ CONVT3D_API const char *convt3d_status_string(convt3d_status status)
 }
 
 CONVT3D_API const char *convt3d_version(void) { return CONVT3D_VERSION; }
+
+CONVT3D_API const char *convt3d_op_name(int32_t kind)
+{
+    static const char *const names[] = {
+#define CONVT3D__X(id, name, uses) name,
+        CONVT3D_OPS(CONVT3D__X)
+#undef CONVT3D__X
+    };
+    return kind >= 0 && kind < (int32_t)CONVT3D_OP_COUNT ? names[kind] : NULL;
+}
+
+CONVT3D_API int32_t convt3d_op_uses(int32_t kind)
+{
+    static const int32_t table[] = {
+#define CONVT3D__X(id, name, uses) uses,
+        CONVT3D_OPS(CONVT3D__X)
+#undef CONVT3D__X
+    };
+    return kind >= 0 && kind < (int32_t)CONVT3D_OP_COUNT ? table[kind] : 0;
+}
 
 CONVT3D_API const char *convt3d_kernel_name(int32_t device, int32_t pass, int32_t index)
 {

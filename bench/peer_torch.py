@@ -1,8 +1,13 @@
 #!/usr/bin/env python3
-"""Times PyTorch's conv_transpose3d on the CPU over a workload file, by the rules of `convt3d bench`.
+"""Times PyTorch's conv_transpose3d over a workload file, on the CPU or the GPU, by the rules of `convt3d bench`.
 
-One run to warm up, then at least --repeats runs and 0.3 s, median; a row that takes longer than --row-seconds stops
-after three. The JSON has the structure of `convt3d bench --json`, so that compare.py can set the two side by side.
+CPU: one run to warm up, then at least --repeats runs and 0.3 s, median; with oneDNN on and off.
+CUDA: CUDA events around replays of a graph over several x and y that together exceed twice the L2, median; what could
+not be captured in a graph says so. cudnn.benchmark is on or off for a whole run: PyTorch keeps the plan that it used
+first for a problem, so that switching it on later in the same process would change nothing.
+On both, a row that takes longer than --row-seconds stops after three, one beyond half a second a call after one; every
+row says how often it ran. No row begins after --seconds. The JSON has the structure of `convt3d bench --json`:
+compare.py and plot.py read both.
 """
 import argparse
 import csv
@@ -16,8 +21,11 @@ import time
 
 import torch
 
-DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
-ROW_SECONDS = 0.3
+MODES = {"f32": torch.float32, "tf32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16,
+         "f64": torch.float64}
+CPU_SECONDS = 0.3
+MOST_SETS = 192
+SLOW_MS = 500.0
 
 
 def triple(row, key):
@@ -37,6 +45,12 @@ class Problem:
         self.size, self.kernel, self.stride = triple(row, "in"), triple(row, "k"), triple(row, "s")
         self.padding, self.output_padding, self.dilation = triple(row, "p"), triple(row, "op"), triple(row, "d")
 
+    def x_shape(self):
+        return [self.batch, self.in_channels, *self.size]
+
+    def w_shape(self):
+        return [self.in_channels, self.out_channels // self.groups, *self.kernel]
+
     def out_size(self):
         return [(i - 1) * s - 2 * p + d * (k - 1) + op + 1 for i, s, p, d, k, op in
                 zip(self.size, self.stride, self.padding, self.dilation, self.kernel, self.output_padding)]
@@ -47,63 +61,170 @@ class Problem:
         axes = zip(self.size, self.kernel, self.stride, self.padding, self.dilation, self.out_size())
         return 2 * products * math.prod(pairs_inside(*axis) for axis in axes)
 
-    def bytes(self, element):
-        x = self.batch * self.in_channels * math.prod(self.size)
-        w = self.in_channels * (self.out_channels // self.groups) * math.prod(self.kernel)
-        y = self.batch * self.out_channels * math.prod(self.out_size())
-        return element * (x + w + y)
+    def xy_bytes(self, element):
+        return element * (math.prod(self.x_shape()) + self.batch * self.out_channels * math.prod(self.out_size()))
 
-    def scale_down(self, element):
+    def bytes(self, element):
+        return self.xy_bytes(element) + element * math.prod(self.w_shape())
+
+    def scale_down(self, element, scale):
+        """As --scale of `convt3d bench`."""
         self.batch = min(self.batch, 1)
-        while self.flops() >= 2e9 or self.bytes(element) >= 100e6:
-            smaller = [size if size <= 4 else max(4, size // 2) for size in self.size]
+        while self.flops() >= 20e9 if scale == "cpu" else self.flops() >= 2e9 or self.bytes(element) >= 100e6:
+            smaller = [max(self.size[0] // 2, 1), *self.size[1:]] if scale == "cpu" else \
+                [size if size <= 4 else max(4, size // 2) for size in self.size]
             if smaller == self.size:
                 return
             self.size = smaller
 
 
-def run_times(call, repeats, row_seconds):
-    call()
+def make_call(problem, mode, layout, args):
+    """x to y, and the function that makes another x."""
+    memory = torch.channels_last_3d if layout == "ndhwc" else torch.contiguous_format
+
+    def random(shape):
+        values = torch.rand(shape, dtype=torch.float32, device=args.device).mul_(2).sub_(1).to(MODES[mode])
+        return values.contiguous(memory_format=memory) if len(shape) == 5 else values
+
+    w, bias = random(problem.w_shape()), random([problem.out_channels]) if args.bias == "on" else None
+
+    def call(x):
+        return torch.nn.functional.conv_transpose3d(x, w, bias, problem.stride, problem.padding,
+                                                    problem.output_padding, problem.groups, problem.dilation)
+
+    return call, lambda: random(problem.x_shape())
+
+
+# ---- CPU ----
+
+def time_cpu(call, x, args):
+    call(x)
     times, begin = [], time.perf_counter()
     while True:
         spent = time.perf_counter() - begin
-        enough = len(times) >= repeats and spent >= ROW_SECONDS
-        if enough or (len(times) >= 3 and spent >= row_seconds):
-            return times
+        enough = len(times) >= args.repeats and spent >= CPU_SECONDS
+        if enough or (len(times) >= 3 and spent >= args.row_seconds):
+            return {"ms": 1e3 * statistics.median(times), "repeats": len(times)}
         start = time.perf_counter()
-        call()
+        call(x)
         times.append(time.perf_counter() - start)
 
 
-def time_problem(problem, args):
-    dtype = DTYPES[args.dtype]
-    memory = torch.channels_last_3d if args.layout == "ndhwc" else torch.contiguous_format
-
-    def random(shape):
-        return torch.rand(shape, dtype=torch.float32).mul_(2).sub_(1).to(dtype)
-
-    x = random([problem.batch, problem.in_channels, *problem.size]).contiguous(memory_format=memory)
-    w = random([problem.in_channels, problem.out_channels // problem.groups, *problem.kernel])
-    bias = random([problem.out_channels])
-
-    def call():
-        return torch.nn.functional.conv_transpose3d(
-            x, w, bias, problem.stride, problem.padding, problem.output_padding, problem.groups, problem.dilation)
-
-    with torch.no_grad():
-        return run_times(call, args.repeats, args.row_seconds)
+def measure_cpu(problem, mode, layout, args):
+    call, make_x = make_call(problem, mode, layout, args)
+    x = make_x()
+    for mkldnn in {"on": [True], "off": [False], "both": [True, False]}[args.mkldnn]:
+        with torch.backends.mkldnn.flags(enabled=mkldnn):
+            yield "onednn" if mkldnn else "native", time_cpu(call, x, args)
 
 
-def result_of(problem, times, args):
-    element = torch.empty([], dtype=DTYPES[args.dtype]).element_size()
-    seconds = statistics.median(times)
-    return {"name": problem.name, "device": "cpu", "kernel": "onednn" if args.mkldnn == "on" else "native",
-            "dtype": args.dtype, "layout": args.layout, "math": "accurate", "pass": "forward", "ms": 1e3 * seconds,
-            "repeats": len(times), "gflops": 1e-9 * problem.flops() / seconds,
-            "gbps": 1e-9 * problem.bytes(element) / seconds}
+# ---- CUDA ----
+
+def sets_wanted(bytes_of_set):
+    """How many x and y exceed twice the L2; at least two."""
+    l2 = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 64 << 20)
+    return min(MOST_SETS, int(2 * l2 / bytes_of_set) + 2)
 
 
-def machine_name():
+def event_ms(work):
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    work()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
+def time_cuda(call, xs, args):
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        call(xs[0])
+        once = event_ms(lambda: call(xs[1 % len(xs)]))
+    torch.cuda.synchronize()
+    if once > SLOW_MS:
+        return {"ms": once, "repeats": 1, "graph": False}
+    in_graph = 1 if once > 20 else 4 if once > 2 else max(16, len(xs))
+    outputs = []                        # kept, so that every call writes to memory of its own
+
+    def calls():
+        outputs.extend(call(xs[i % len(xs)]) for i in range(in_graph))
+
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            calls()
+        work = graph.replay
+    except RuntimeError:
+        torch.cuda.synchronize()
+        graph, work, in_graph = None, lambda: call(xs[0]), 1
+    least = 3 if once * in_graph * args.repeats > 1e3 * args.row_seconds else args.repeats
+    repeats = max(least, min(args.repeats, int(1e3 * args.row_seconds / (once * in_graph))))
+    with torch.cuda.stream(stream):
+        work()
+        times = [event_ms(work) / in_graph for _ in range(repeats)]
+    result = {"ms": statistics.median(times), "repeats": repeats}
+    if graph is None:
+        result["graph"] = False
+    return result
+
+
+def measure_cuda(problem, mode, layout, args):
+    call, make_x = make_call(problem, mode, layout, args)
+    element = torch.empty([], dtype=MODES[mode]).element_size()
+    xs = [make_x() for _ in range(sets_wanted(problem.xy_bytes(element)))]
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = mode == "tf32"
+    torch.backends.cudnn.benchmark = args.benchmark == "on"
+    yield "cudnn+benchmark" if args.benchmark == "on" else "cudnn", time_cuda(call, xs, args)
+
+
+# ---- rows ----
+
+def row_of(problem, mode, layout, kernel, result, args):
+    element = torch.empty([], dtype=MODES[mode]).element_size()
+    seconds = 1e-3 * result["ms"]
+    row = {"name": problem.name, "device": args.device, "kernel": kernel, "dtype": "f32" if mode == "tf32" else mode,
+           "layout": layout, "math": "tf32" if mode == "tf32" else "accurate", "pass": "forward"}
+    row.update({key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in result.items()})
+    row["gflops"] = float(f"{1e-9 * problem.flops() / seconds:.6g}")
+    row["gbps"] = float(f"{1e-9 * problem.bytes(element) / seconds:.6g}")
+    return row
+
+
+def read_problems(args):
+    with open(args.workloads, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    problems = [Problem(row) for row in rows]
+    return [problem for problem in problems if not args.only or problem.name in args.only.split(",")]
+
+
+def measure_all(args, begin):
+    """Modes in the order asked for, each in every layout; PyTorch's own errors leave a row out."""
+    measure = measure_cuda if args.device == "cuda" else measure_cpu
+    results = []
+    for mode, layout in ((m, l) for l in args.layout.split(",") for m in args.mode.split(",")):
+        for problem in read_problems(args):
+            if args.batch is not None:
+                problem.batch = args.batch
+            if args.scale != "full":
+                problem.scale_down(torch.empty([], dtype=MODES[mode]).element_size(), args.scale)
+            if time.perf_counter() - begin > args.seconds:
+                print(f"{problem.name} {mode} {layout}: left out, {args.seconds:.0f} s are over", file=sys.stderr)
+                continue
+            try:
+                for kernel, result in measure(problem, mode, layout, args):
+                    results.append(row_of(problem, mode, layout, kernel, result, args))
+                    print(f"{time.perf_counter() - begin:5.0f} s  {problem.name:24} {mode:4} {layout} {kernel:15} "
+                          f"{result['ms']:10.4f} ms  x{result['repeats']}", flush=True)
+            except RuntimeError as error:
+                print(f"{problem.name} {mode} {layout}: {str(error).splitlines()[0]}", file=sys.stderr)
+            if args.device == "cuda":
+                torch.cuda.empty_cache()
+    return results
+
+
+def machine_name(args):
+    if args.device == "cuda":
+        return torch.cuda.get_device_name(0)
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -111,60 +232,57 @@ def machine_name():
         return "unknown"
 
 
-def write_json(path, results):
+def write_json(path, results, args):
     date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     meta = {"library": "pytorch", "version": torch.__version__, "threads": torch.get_num_threads(),
-            "machine": machine_name(), "date": date}
+            "machine": machine_name(args), "date": date, "bias": args.bias}
+    if args.device == "cuda":
+        meta["cuda"], meta["cudnn"] = torch.version.cuda, torch.backends.cudnn.version()
+    rows = ",\n".join("  " + json.dumps(row) for row in results)
     temporary = f"{path}.{os.getpid()}.tmp"
     with open(temporary, "w", encoding="utf-8") as file:
-        json.dump({"meta": meta, "ceilings": {}, "results": results}, file, indent=1)
-        file.write("\n")
+        file.write(f'{{"meta": {json.dumps(meta)},\n "ceilings": {{}},\n "results": [\n{rows}\n]}}\n')
     os.replace(temporary, path)
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workloads", help="CSV such as bench/workloads.csv")
-    parser.add_argument("--dtype", choices=DTYPES, default="f32")
-    parser.add_argument("--layout", choices=["ncdhw", "ndhwc"], default="ncdhw")
-    parser.add_argument("--mkldnn", choices=["on", "off"], default="on", help="oneDNN; default on")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--mode", default="f32", help=f"list of {', '.join(MODES)}; default f32")
+    parser.add_argument("--layout", default="ncdhw", help="list of ncdhw, ndhwc; default ncdhw")
+    parser.add_argument("--mkldnn", choices=["on", "off", "both"], default="on", help="oneDNN on the CPU; default on")
+    parser.add_argument("--benchmark", choices=["on", "off"], default="on", help="cudnn.benchmark; default on")
+    parser.add_argument("--bias", choices=["on", "off"], default="on", help="default on, as in convt3d bench")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--batch", type=int, help="in place of the batch of every row")
-    parser.add_argument("--scale", choices=["full", "small"], default="full")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--row-seconds", type=float, default=30.0)
+    parser.add_argument("--scale", choices=["full", "small", "cpu"], default="full", help="as of convt3d bench")
+    parser.add_argument("--repeats", type=int, help="default 5, on CUDA 11")
+    parser.add_argument("--row-seconds", type=float, help="default 30, on CUDA 1")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="no row begins after this")
     parser.add_argument("--only", help="names of rows, joined by commas")
     parser.add_argument("--json", metavar="FILE")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if any(mode not in MODES for mode in args.mode.split(",")):
+        parser.error(f"--mode {args.mode}: a list of {', '.join(MODES)} is wanted")
+    if any(layout not in ("ncdhw", "ndhwc") for layout in args.layout.split(",")):
+        parser.error(f"--layout {args.layout}: a list of ncdhw, ndhwc is wanted")
+    cuda = args.device == "cuda"
+    args.repeats = args.repeats or (11 if cuda else 5)
+    args.row_seconds = args.row_seconds or (1.0 if cuda else 30.0)
+    return args
 
 
 def main():
+    begin = time.perf_counter()
     args = arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    with open(args.workloads, encoding="utf-8", newline="") as file:
-        problems = [Problem(row) for row in csv.DictReader(file)]
-    if args.only:
-        problems = [problem for problem in problems if problem.name in args.only.split(",")]
-    results = []
-    for problem in problems:
-        if args.batch is not None:
-            problem.batch = args.batch
-        if args.scale == "small":
-            problem.scale_down(torch.empty([], dtype=DTYPES[args.dtype]).element_size())
-        with torch.backends.mkldnn.flags(enabled=args.mkldnn == "on"):
-            try:
-                times = time_problem(problem, args)
-            except RuntimeError as error:
-                print(f"{problem.name}: {str(error).splitlines()[0]}", file=sys.stderr)
-                continue
-        results.append(result_of(problem, times, args))
-        last = results[-1]
-        print(f"{last['name']:24} {last['kernel']:7} {last['dtype']:5} {last['ms']:10.3f} ms "
-              f"{last['gflops']:9.2f} GFLOP/s {last['gbps']:8.2f} GB/s", flush=True)
+    with torch.no_grad():
+        results = measure_all(args, begin)
     if args.json:
-        write_json(args.json, results)
+        write_json(args.json, results, args)
 
 
 if __name__ == "__main__":

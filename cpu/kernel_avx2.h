@@ -26,6 +26,7 @@
 #define LEAF_STREAM_ONE convt3d__avx2_stream_f32
 #define LEAF_SPLAT _mm256_broadcast_ss
 #define LEAF_FMA _mm256_fmadd_ps
+#define LEAF_ADD _mm256_add_ps
 #define LEAF_ZIP(low, high, a, b) convt3d__avx2_zip_f32(&(low), &(high), a, b)
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 5
@@ -34,6 +35,8 @@
 #define LEAF_COLUMNS_5 2
 #define LEAF_COLUMNS_6 2
 #define LEAF_COLUMNS_8 0
+#define LEAF_STACK_COLUMNS 2
+#define LEAF_POSITIONS 6
 CONVT3D__CPU_INLINE void convt3d__avx2_stream_f32(float *to, float value)
 {
     _mm_stream_si32((int *)(void *)to, _mm_cvtsi128_si32(_mm_castps_si128(_mm_set_ss(value))));
@@ -57,6 +60,7 @@ CONVT3D__CPU_INLINE void convt3d__avx2_zip_f32(__m256 *low, __m256 *high, __m256
 #define LEAF_STREAM_ONE convt3d__avx2_stream_f64
 #define LEAF_SPLAT _mm256_broadcast_sd
 #define LEAF_FMA _mm256_fmadd_pd
+#define LEAF_ADD _mm256_add_pd
 #define LEAF_ZIP(low, high, a, b) convt3d__avx2_zip_f64(&(low), &(high), a, b)
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 5
@@ -65,6 +69,8 @@ CONVT3D__CPU_INLINE void convt3d__avx2_zip_f32(__m256 *low, __m256 *high, __m256
 #define LEAF_COLUMNS_5 2
 #define LEAF_COLUMNS_6 2
 #define LEAF_COLUMNS_8 0
+#define LEAF_STACK_COLUMNS 2
+#define LEAF_POSITIONS 6
 CONVT3D__CPU_INLINE void convt3d__avx2_stream_f64(double *to, double value)
 {
     _mm_stream_si64((long long *)(void *)to, _mm_cvtsi128_si64(_mm_castpd_si128(_mm_set_sd(value))));
@@ -125,6 +131,81 @@ static void convt3d__avx2_narrow_bf16(uint16_t *to, const float *from, int64_t n
     for (; i < n; i++) to[i] = convt3d__cpu_bf16_of_f32(from[i]);
 }
 
+/* ---- transposes: squares of a vector; the last ones end with the matrix and repeat some values ---- */
+
+CONVT3D__CPU_INLINE void convt3d__avx2_square_f32(float *to, int64_t to_pitch, const float *from, int64_t from_pitch)
+{
+    __m256 a[8], b[8];
+    int i;
+    CONVT3D__CPU_UNROLL
+    for (i = 0; i < 8; i++) a[i] = _mm256_loadu_ps(from + i * from_pitch);
+    CONVT3D__CPU_UNROLL
+    for (i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+    CONVT3D__CPU_UNROLL
+    for (i = 0; i < 8; i += 4) {
+        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+    }
+    CONVT3D__CPU_UNROLL
+    for (i = 0; i < 4; i++) {
+        _mm256_storeu_ps(to + i * to_pitch, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+        _mm256_storeu_ps(to + (i + 4) * to_pitch, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+    }
+}
+
+CONVT3D__CPU_INLINE void convt3d__avx2_square_f64(double *to, int64_t to_pitch, const double *from, int64_t from_pitch)
+{
+    __m256d a0 = _mm256_loadu_pd(from), a1 = _mm256_loadu_pd(from + from_pitch);
+    __m256d a2 = _mm256_loadu_pd(from + 2 * from_pitch), a3 = _mm256_loadu_pd(from + 3 * from_pitch);
+    __m256d b0 = _mm256_unpacklo_pd(a0, a1), b1 = _mm256_unpackhi_pd(a0, a1);
+    __m256d b2 = _mm256_unpacklo_pd(a2, a3), b3 = _mm256_unpackhi_pd(a2, a3);
+    _mm256_storeu_pd(to, _mm256_permute2f128_pd(b0, b2, 0x20));
+    _mm256_storeu_pd(to + to_pitch, _mm256_permute2f128_pd(b1, b3, 0x20));
+    _mm256_storeu_pd(to + 2 * to_pitch, _mm256_permute2f128_pd(b0, b2, 0x31));
+    _mm256_storeu_pd(to + 3 * to_pitch, _mm256_permute2f128_pd(b1, b3, 0x31));
+}
+
+static void convt3d__avx2_transpose_f32(void *to, int64_t to_pitch, const void *from, int64_t from_pitch, int64_t rows,
+                                        int64_t columns)
+{
+    int64_t r, c, row, column;
+    if (rows < 8 || columns < 8) {
+        convt3d__portable_transpose_f32(to, to_pitch, from, from_pitch, rows, columns);
+        return;
+    }
+    for (c = 0; c < columns; c += 8) {
+        column = convt3d__min(c, columns - 8);
+        for (r = 0; r < rows; r += 8) {
+            row = convt3d__min(r, rows - 8);
+            convt3d__avx2_square_f32((float *)to + column * to_pitch + row, to_pitch,
+                                     (const float *)from + row * from_pitch + column, from_pitch);
+        }
+    }
+}
+
+static void convt3d__avx2_transpose_f64(void *to, int64_t to_pitch, const void *from, int64_t from_pitch, int64_t rows,
+                                        int64_t columns)
+{
+    int64_t r, c, row, column;
+    if (rows < 4 || columns < 4) {
+        convt3d__portable_transpose_f64(to, to_pitch, from, from_pitch, rows, columns);
+        return;
+    }
+    for (c = 0; c < columns; c += 4) {
+        column = convt3d__min(c, columns - 4);
+        for (r = 0; r < rows; r += 4) {
+            row = convt3d__min(r, rows - 4);
+            convt3d__avx2_square_f64((double *)to + column * to_pitch + row, to_pitch,
+                                     (const double *)from + row * from_pitch + column, from_pitch);
+        }
+    }
+}
+
 static void convt3d__avx2_fence(void) { _mm_sfence(); }
 
 static const convt3d__cpu_leaves convt3d__avx2_leaves = {
@@ -132,10 +213,14 @@ static const convt3d__cpu_leaves convt3d__avx2_leaves = {
       convt3d__avx2_f32_line5, convt3d__avx2_f32_line6, NULL, NULL},
      {NULL, convt3d__avx2_f64_line1, convt3d__avx2_f64_line2, convt3d__avx2_f64_line3, convt3d__avx2_f64_line4,
       convt3d__avx2_f64_line5, convt3d__avx2_f64_line6, NULL, NULL}},
+    {convt3d__avx2_f32_stack, convt3d__avx2_f64_stack},
+    {{convt3d__avx2_f32_panel1, convt3d__avx2_f32_panel2}, {convt3d__avx2_f64_panel1, convt3d__avx2_f64_panel2}},
+    {8, 4},
+    {convt3d__avx2_f32_add, convt3d__avx2_f64_add},
     {convt3d__avx2_f32_weave, convt3d__avx2_f64_weave},
     {convt3d__avx2_widen_f16, convt3d__avx2_widen_bf16},
     {convt3d__avx2_narrow_f16, convt3d__avx2_narrow_bf16},
-    {convt3d__portable_transpose_f32, convt3d__portable_transpose_f64},
+    {convt3d__avx2_transpose_f32, convt3d__avx2_transpose_f64},
     convt3d__avx2_fence
 };
 

@@ -37,6 +37,7 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f32(__m512 *low, __m512 *high, __m5
 #define LEAF_STREAM_ONE convt3d__avx2_stream_f32
 #define LEAF_SPLAT convt3d__avx512_splat_f32
 #define LEAF_FMA _mm512_fmadd_ps
+#define LEAF_ADD _mm512_add_ps
 #define LEAF_ZIP(low, high, a, b) convt3d__avx512_zip_f32(&(low), &(high), a, b)
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 8
@@ -45,6 +46,8 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f32(__m512 *low, __m512 *high, __m5
 #define LEAF_COLUMNS_5 4
 #define LEAF_COLUMNS_6 4
 #define LEAF_COLUMNS_8 3
+#define LEAF_STACK_COLUMNS 4
+#define LEAF_POSITIONS 8
 #include "kernel_body.h"
 
 CONVT3D__CPU_INLINE __m512d convt3d__avx512_splat_f64(const double *from) { return _mm512_set1_pd(*from); }
@@ -67,6 +70,7 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f64(__m512d *low, __m512d *high, __
 #define LEAF_STREAM_ONE convt3d__avx2_stream_f64
 #define LEAF_SPLAT convt3d__avx512_splat_f64
 #define LEAF_FMA _mm512_fmadd_pd
+#define LEAF_ADD _mm512_add_pd
 #define LEAF_ZIP(low, high, a, b) convt3d__avx512_zip_f64(&(low), &(high), a, b)
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 8
@@ -75,6 +79,8 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f64(__m512d *low, __m512d *high, __
 #define LEAF_COLUMNS_5 4
 #define LEAF_COLUMNS_6 4
 #define LEAF_COLUMNS_8 3
+#define LEAF_STACK_COLUMNS 4
+#define LEAF_POSITIONS 8
 #include "kernel_body.h"
 
 static const convt3d__cpu_leaves convt3d__avx512_leaves = {
@@ -82,10 +88,15 @@ static const convt3d__cpu_leaves convt3d__avx512_leaves = {
       convt3d__avx512_f32_line5, convt3d__avx512_f32_line6, NULL, convt3d__avx512_f32_line8},
      {NULL, convt3d__avx512_f64_line1, convt3d__avx512_f64_line2, convt3d__avx512_f64_line3, convt3d__avx512_f64_line4,
       convt3d__avx512_f64_line5, convt3d__avx512_f64_line6, NULL, convt3d__avx512_f64_line8}},
+    {convt3d__avx512_f32_stack, convt3d__avx512_f64_stack},
+    {{convt3d__avx512_f32_panel1, convt3d__avx512_f32_panel2},
+     {convt3d__avx512_f64_panel1, convt3d__avx512_f64_panel2}},
+    {16, 8},
+    {convt3d__avx512_f32_add, convt3d__avx512_f64_add},
     {convt3d__avx512_f32_weave, convt3d__avx512_f64_weave},
     {convt3d__avx2_widen_f16, convt3d__avx2_widen_bf16},
     {convt3d__avx2_narrow_f16, convt3d__avx2_narrow_bf16},
-    {convt3d__portable_transpose_f32, convt3d__portable_transpose_f64},
+    {convt3d__avx2_transpose_f32, convt3d__avx2_transpose_f64},
     convt3d__avx2_fence
 };
 

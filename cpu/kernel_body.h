@@ -7,9 +7,11 @@
  * Requires: LEAF(name)       the name of a function of this instruction set and type
  *           LEAF_REAL, LEAF_VECTOR, LEAF_LANES, LEAF_LOAD(p), LEAF_STORE(p, v), LEAF_STREAM(p, v) (p is aligned),
  *           LEAF_STREAM_ONE(p, value), LEAF_SPLAT(p): all lanes *p
- *           LEAF_FMA(a, b, c)   a*b + c
+ *           LEAF_FMA(a, b, c)   a*b + c; LEAF_ADD(a, b)
  *           LEAF_ZIP(low, high, a, b)   low = a0 b0 a1 b1 ..., high = the upper halves likewise
  *           LEAF_COLUMNS_1 ... LEAF_COLUMNS_8   widest tile for so many channels; 0: no such tile
+ *           LEAF_POSITIONS      output positions by one or two vectors of channels in a tile, 4 to 8
+ *           LEAF_STACK_COLUMNS  vectors in a tile of four rows of one channel, at most 4
  */
 
 /* One tile: positions at, at + 1, ... of the line. COLUMNS and ROWS are constants wherever this is inlined. */
@@ -72,18 +74,179 @@ static void LEAF(line6)(const convt3d__cpu_line *line) { LEAF(line)(line, LEAF_C
 static void LEAF(line8)(const convt3d__cpu_line *line) { LEAF(line)(line, LEAF_COLUMNS_8, 8); }
 #endif
 
+/* ---- one output channel: output rows share the rows of x ---- */
+
+/* Adds `height` taps along height, of one tap along depth and width and one channel, to rows*columns vectors of sums.
+ * Every row of x is loaded once for all the output rows it belongs to. */
+CONVT3D__CPU_INLINE void LEAF(stack_step)(const convt3d__cpu_line *line, LEAF_VECTOR sum[4][4], const LEAF_REAL *px,
+                                          const LEAF_REAL *pw, const int columns, const int rows, const int height)
+{
+    LEAF_VECTOR w[4], x[4];
+    int c, r, i;
+    CONVT3D__CPU_UNROLL
+    for (i = 0; i < height; i++) w[i] = LEAF_SPLAT(pw + i * line->w_step);
+    px -= (height - 1) * line->row_pitch;
+    CONVT3D__CPU_UNROLL
+    for (i = 0; i < rows + height - 1; i++, px += line->row_pitch) {
+        CONVT3D__CPU_UNROLL
+        for (c = 0; c < columns; c++) x[c] = LEAF_LOAD(px + c * LEAF_LANES);
+        CONVT3D__CPU_UNROLL
+        for (r = 0; r < rows; r++) {
+            const int tap = r - i + height - 1;
+            if (tap < 0 || tap >= height) continue;
+            CONVT3D__CPU_UNROLL
+            for (c = 0; c < columns; c++) sum[r][c] = LEAF_FMA(x[c], w[tap], sum[r][c]);
+        }
+    }
+}
+
+/* All taps and channels of a block of rows*columns vectors; height is a constant from 1 to 4, or 0: any number. */
+CONVT3D__CPU_INLINE void LEAF(stack_taps)(const convt3d__cpu_line *line, LEAF_VECTOR sum[4][4], int64_t at,
+                                          const int columns, const int rows, const int height)
+{
+    int64_t tap, ic, first;
+    for (tap = 0; tap < line->taps; tap++) {
+        const LEAF_REAL *px = (const LEAF_REAL *)line->x + line->tap[tap].x + at;
+        const LEAF_REAL *pw = (const LEAF_REAL *)line->w + line->tap[tap].w * line->channels;
+        for (ic = 0; ic < line->channels; ic++, px += line->x_pitch, pw++) {
+            if (height > 0) { LEAF(stack_step)(line, sum, px, pw, columns, rows, height);  continue; }
+            for (first = (line->height - 1) / 4 * 4; first >= 0; first -= 4) {
+                const LEAF_REAL *qx = px - first * line->row_pitch, *qw = pw + first * line->w_step;
+                switch (line->height - first) {
+                case 1: LEAF(stack_step)(line, sum, qx, qw, columns, rows, 1);  break;
+                case 2: LEAF(stack_step)(line, sum, qx, qw, columns, rows, 2);  break;
+                case 3: LEAF(stack_step)(line, sum, qx, qw, columns, rows, 3);  break;
+                default: LEAF(stack_step)(line, sum, qx, qw, columns, rows, 4);  break;
+                }
+            }
+        }
+    }
+}
+
+CONVT3D__CPU_INLINE void LEAF(stack_tile)(const convt3d__cpu_line *line, int64_t row, int64_t at, const int columns,
+                                          const int rows, const int height)
+{
+    LEAF_VECTOR sum[4][4];
+    LEAF_REAL *to = (LEAF_REAL *)line->sum + row * line->sum_row + at;
+    const LEAF_REAL *start = (const LEAF_REAL *)line->start;
+    int c, r;
+    CONVT3D__CPU_UNROLL
+    for (r = 0; r < rows; r++) {
+        CONVT3D__CPU_UNROLL
+        for (c = 0; c < columns; c++)
+            sum[r][c] = start ? LEAF_SPLAT(start) : LEAF_LOAD(to + r * line->sum_row + c * LEAF_LANES);
+    }
+    LEAF(stack_taps)(line, sum, row * line->row_pitch + at, columns, rows, height);
+    CONVT3D__CPU_UNROLL
+    for (r = 0; r < rows; r++) {
+        CONVT3D__CPU_UNROLL
+        for (c = 0; c < columns; c++) LEAF_STORE(to + r * line->sum_row + c * LEAF_LANES, sum[r][c]);
+    }
+}
+
+CONVT3D__CPU_INLINE void LEAF(stack_rows)(const convt3d__cpu_line *line, int64_t row, const int rows, const int height)
+{
+    int64_t at = 0;
+    for (; line->length - at > (LEAF_STACK_COLUMNS - 1) * LEAF_LANES; at += LEAF_STACK_COLUMNS * LEAF_LANES)
+        LEAF(stack_tile)(line, row, at, LEAF_STACK_COLUMNS, rows, height);
+    for (; at < line->length; at += LEAF_LANES) LEAF(stack_tile)(line, row, at, 1, rows, height);
+}
+
+CONVT3D__CPU_INLINE void LEAF(stack_all)(const convt3d__cpu_line *line, const int height)
+{
+    int64_t row = 0;
+    for (; row + 4 <= line->rows; row += 4) LEAF(stack_rows)(line, row, 4, height);
+    if (row + 2 <= line->rows) { LEAF(stack_rows)(line, row, 2, height);  row += 2; }
+    if (row < line->rows) LEAF(stack_rows)(line, row, 1, height);
+}
+
+static void LEAF(stack)(const convt3d__cpu_line *line)
+{
+    switch (line->height) {
+    case 1: LEAF(stack_all)(line, 1);  return;
+    case 2: LEAF(stack_all)(line, 2);  return;
+    case 3: LEAF(stack_all)(line, 3);  return;
+    case 4: LEAF(stack_all)(line, 4);  return;
+    default: LEAF(stack_all)(line, 0);  return;
+    }
+}
+
+/* ---- vectors along output channels ---- */
+
+CONVT3D__CPU_INLINE void LEAF(panel_tile)(const convt3d__cpu_panel *p, int64_t first, const int vectors,
+                                          const int positions)
+{
+    LEAF_VECTOR sum[8][2], w[2], x;
+    LEAF_REAL *to = (LEAF_REAL *)p->sum + first * vectors * LEAF_LANES;
+    const LEAF_REAL *start = (const LEAF_REAL *)p->start;
+    int64_t tap, ic, at[8];
+    int i, v;
+    CONVT3D__CPU_UNROLL
+    for (i = 0; i < positions; i++) {
+        at[i] = p->at[first + i];
+        CONVT3D__CPU_UNROLL
+        for (v = 0; v < vectors; v++)
+            sum[i][v] = LEAF_LOAD(start ? start + v * LEAF_LANES : to + (i * vectors + v) * LEAF_LANES);
+    }
+    for (tap = 0; tap < p->taps; tap++) {
+        const LEAF_REAL *px = (const LEAF_REAL *)p->x + p->tap[tap].x;
+        const LEAF_REAL *pw = (const LEAF_REAL *)p->w + p->tap[tap].w * p->channels * vectors * LEAF_LANES;
+        for (ic = 0; ic < p->channels; ic++, px++, pw += vectors * LEAF_LANES) {
+            CONVT3D__CPU_UNROLL
+            for (v = 0; v < vectors; v++) w[v] = LEAF_LOAD(pw + v * LEAF_LANES);
+            CONVT3D__CPU_UNROLL
+            for (i = 0; i < positions; i++) {
+                x = LEAF_SPLAT(px + at[i]);
+                CONVT3D__CPU_UNROLL
+                for (v = 0; v < vectors; v++) sum[i][v] = LEAF_FMA(x, w[v], sum[i][v]);
+            }
+        }
+    }
+    CONVT3D__CPU_UNROLL
+    for (i = 0; i < positions; i++) {
+        CONVT3D__CPU_UNROLL
+        for (v = 0; v < vectors; v++) LEAF_STORE(to + (i * vectors + v) * LEAF_LANES, sum[i][v]);
+    }
+}
+
+CONVT3D__CPU_INLINE void LEAF(panel)(const convt3d__cpu_panel *p, const int vectors)
+{
+    int64_t i = 0;
+    for (; i + LEAF_POSITIONS <= p->positions; i += LEAF_POSITIONS) LEAF(panel_tile)(p, i, vectors, LEAF_POSITIONS);
+    for (; i + 4 <= p->positions; i += 4) LEAF(panel_tile)(p, i, vectors, 4);
+    if (i + 3 <= p->positions) { LEAF(panel_tile)(p, i, vectors, 3);  i += 3; }
+    if (i + 2 <= p->positions) { LEAF(panel_tile)(p, i, vectors, 2);  i += 2; }
+    if (i < p->positions) LEAF(panel_tile)(p, i, vectors, 1);
+}
+
+static void LEAF(panel1)(const convt3d__cpu_panel *p) { LEAF(panel)(p, 1); }
+static void LEAF(panel2)(const convt3d__cpu_panel *p) { LEAF(panel)(p, 2); }
+
+/* to[j] += from[j] for j < n. */
+static void LEAF(add)(void *to_void, const void *from_void, int64_t n)
+{
+    LEAF_REAL *to = (LEAF_REAL *)to_void;
+    const LEAF_REAL *from = (const LEAF_REAL *)from_void;
+    int64_t j;
+    for (j = 0; j + LEAF_LANES <= n; j += LEAF_LANES)
+        LEAF_STORE(to + j, LEAF_ADD(LEAF_LOAD(to + j), LEAF_LOAD(from + j)));
+    for (; j < n; j++) to[j] += from[j];
+}
+
+/* ---- rows of outputs ---- */
+
 CONVT3D__CPU_INLINE void LEAF(put)(LEAF_REAL *to, LEAF_VECTOR v, const int stream)
 {
     if (stream) LEAF_STREAM(to, v);
     else LEAF_STORE(to, v);
 }
 
-/* The middle of a weave: values [from j, to n) in whole groups of stride*LANES, from phases that start at a, b, c, d.
- * Returns where it stopped. */
-CONVT3D__CPU_INLINE int64_t LEAF(weave_groups)(LEAF_REAL *to, const LEAF_REAL *const *from, const int stride,
-                                               int64_t n, const int stream)
+/* Weaves whole groups of stride*LANES values as long as they end at or before n: those of phases whose values begin at
+ * at[0], at[1], ... Returns how many values it did. */
+CONVT3D__CPU_INLINE int64_t LEAF(weave_groups)(LEAF_REAL *to, const LEAF_REAL *const *at, const int stride, int64_t n,
+                                               const int stream)
 {
-    const LEAF_REAL *a = from[0], *b = from[stride / 2], *c = from[stride / 4], *d = from[stride - 1];
+    const LEAF_REAL *a = at[0], *b = at[stride / 2], *c = at[stride / 4], *d = at[stride - 1];
     LEAF_VECTOR ac0, ac1, bd0, bd1, low, high;
     int64_t i;
     for (i = 0; (i + LEAF_LANES) * stride <= n; i += LEAF_LANES, to += stride * LEAF_LANES) {
@@ -107,53 +270,82 @@ CONVT3D__CPU_INLINE int64_t LEAF(weave_groups)(LEAF_REAL *to, const LEAF_REAL *c
     return i * stride;
 }
 
-/* Values [begin, end) one by one. */
-static void LEAF(weave_values)(LEAF_REAL *to, const void *const *from, int64_t stride, int64_t begin, int64_t end,
-                               int32_t stream)
+/* Where the phases have the values from j on. */
+CONVT3D__CPU_INLINE void LEAF(phases_at)(const LEAF_REAL *at[4], const LEAF_REAL *const *from, const int stride,
+                                         int64_t row, int64_t j)
 {
-    const LEAF_REAL *a = (const LEAF_REAL *)from[0], *b = (const LEAF_REAL *)from[stride > 1];
-    int64_t j = begin, p = begin % stride, i = begin / stride;
+    int i;
+    CONVT3D__CPU_UNROLL
+    for (i = 0; i < stride; i++) at[i] = from[(j + i) % stride] + row + (j + i) / stride;
+}
+
+/* Values [j, end) around the caches, one by one: the part of a line that a row begins or ends with. */
+CONVT3D__CPU_INLINE void LEAF(stream_part)(LEAF_REAL *to, const LEAF_REAL *const *from, const int stride, int64_t row,
+                                           int64_t j, int64_t end)
+{
+    LEAF_REAL part[8 * LEAF_LANES + 64 / sizeof(LEAF_REAL)];
+    const LEAF_REAL *at[4];
+    const int64_t group = stride * LEAF_LANES;
+    int64_t i;
+    LEAF(phases_at)(at, from, stride, row, j);
+    LEAF(weave_groups)(part, at, stride, (end - j + group - 1) / group * group, 0);
+    for (i = j; i < end; i++) LEAF_STREAM_ONE(to + i, part[i - j]);
+}
+
+/* One row whose values start at `row` in each phase. What no whole group reaches is done by a group that ends with the
+ * row and repeats some values, or, around the caches, one by one. */
+CONVT3D__CPU_INLINE void LEAF(weave_row)(LEAF_REAL *to, const LEAF_REAL *const *from, const int stride, int64_t row,
+                                         int64_t n, const int stream)
+{
+    const LEAF_REAL *at[4];
+    int64_t head = 0, j;
     if (stream) {
-        for (; j < end; j++) {
-            LEAF_STREAM_ONE(to + j, ((const LEAF_REAL *)from[p])[i]);
-            if (++p == stride) { p = 0;  i++; }
+        head = convt3d__min(n, (int64_t)((0 - (uintptr_t)to) % 64 / sizeof(LEAF_REAL)));
+        if (head > 0) LEAF(stream_part)(to, from, stride, row, 0, head);
+    }
+    LEAF(phases_at)(at, from, stride, row, head);
+    j = head + LEAF(weave_groups)(to + head, at, stride, n - head, stream);
+    if (j == n) return;
+    if (stream) { LEAF(stream_part)(to, from, stride, row, j, n);  return; }
+    if (n >= stride * LEAF_LANES) {
+        j = n - stride * LEAF_LANES;
+        LEAF(phases_at)(at, from, stride, row, j);
+        LEAF(weave_groups)(to + j, at, stride, n - j, 0);
+    } else for (j = 0; j < n; j++) to[j] = from[j % stride][row + j / stride];
+}
+
+CONVT3D__CPU_INLINE void LEAF(weave_rows)(const convt3d__cpu_weave *w, const int stride, const int stream)
+{
+    LEAF_REAL *to = (LEAF_REAL *)w->to;
+    const LEAF_REAL *from[4] = {NULL, NULL, NULL, NULL};
+    int64_t row, high = 0, at = 0;
+    int i;
+    for (i = 0; i < stride; i++) from[i] = (const LEAF_REAL *)w->from[i];
+    for (row = 0; row < w->rows; row++, to += w->to_pitch) {
+        LEAF(weave_row)(to, from, stride, at + high * w->from_high, w->length, stream);
+        if (++high == w->high) { high = 0;  at += w->from_pitch; }
+    }
+}
+
+static void LEAF(weave)(const convt3d__cpu_weave *w)
+{
+    LEAF_REAL *to = (LEAF_REAL *)w->to;
+    int64_t row, phase, j;
+    switch (w->stride * 2 + (w->stream != 0)) {
+    case 2: LEAF(weave_rows)(w, 1, 0);  return;
+    case 3: LEAF(weave_rows)(w, 1, 1);  return;
+    case 4: LEAF(weave_rows)(w, 2, 0);  return;
+    case 5: LEAF(weave_rows)(w, 2, 1);  return;
+    case 8: LEAF(weave_rows)(w, 4, 0);  return;
+    case 9: LEAF(weave_rows)(w, 4, 1);  return;
+    default: break;
+    }
+    for (row = 0; row < w->rows; row++, to += w->to_pitch)
+        for (phase = 0; phase < w->stride; phase++) {
+            const LEAF_REAL *from = (const LEAF_REAL *)w->from[phase] + row % w->high * w->from_high +
+                                    row / w->high * w->from_pitch;
+            for (j = phase; j < w->length; j += w->stride) to[j] = *from++;
         }
-        return;
-    }
-    if (stride == 2 && p == 1 && j < end) { to[j++] = b[i++];  p = 0; }
-    if (stride == 2) for (; j + 2 <= end; j += 2, i++) { to[j] = a[i];  to[j + 1] = b[i]; }
-    for (; j < end; j++) {
-        to[j] = ((const LEAF_REAL *)from[p])[i];
-        if (++p == stride) { p = 0;  i++; }
-    }
-}
-
-/* The middle of a row, in whole groups, for each way to weave. Returns how many values it did. */
-static int64_t LEAF(weave_middle)(LEAF_REAL *to, const LEAF_REAL *const *from, int64_t stride, int64_t n,
-                                  int32_t stream)
-{
-    if (stride == 1) return stream ? LEAF(weave_groups)(to, from, 1, n, 1) : LEAF(weave_groups)(to, from, 1, n, 0);
-    if (stride == 2) return stream ? LEAF(weave_groups)(to, from, 2, n, 1) : LEAF(weave_groups)(to, from, 2, n, 0);
-    if (stride == 4) return stream ? LEAF(weave_groups)(to, from, 4, n, 1) : LEAF(weave_groups)(to, from, 4, n, 0);
-    return 0;
-}
-
-/* to[j] = from[j % stride][j / stride] for j < n: the W phases of a row of outputs take their places. With stream set
- * all goes around the caches, in whole lines but at the ends; ordinary stores there would have the lines behind them
- * fetched as well. */
-static void LEAF(weave)(void *to_void, const void *const *from, int64_t stride, int64_t n, int32_t stream)
-{
-    const int64_t cache_line = 64 / (int64_t)sizeof(LEAF_REAL);
-    LEAF_REAL *to = (LEAF_REAL *)to_void;
-    const LEAF_REAL *at[4] = {NULL, NULL, NULL, NULL};
-    int64_t head = 0, middle, i;
-    if (stream) head = convt3d__min(n, (int64_t)((0 - (uintptr_t)to) % 64 / sizeof(LEAF_REAL)));
-    middle = stream ? (n - head) / cache_line * cache_line : n;
-    LEAF(weave_values)(to, from, stride, 0, head, stream);
-    for (i = 0; stride <= 4 && i < stride; i++)
-        at[i] = (const LEAF_REAL *)from[(head + i) % stride] + (head + i) / stride;
-    middle = LEAF(weave_middle)(to + head, at, stride, middle, stream);
-    LEAF(weave_values)(to, from, stride, head + middle, n, stream);
 }
 
 #undef LEAF
@@ -166,6 +358,7 @@ static void LEAF(weave)(void *to_void, const void *const *from, int64_t stride, 
 #undef LEAF_STREAM_ONE
 #undef LEAF_SPLAT
 #undef LEAF_FMA
+#undef LEAF_ADD
 #undef LEAF_ZIP
 #undef LEAF_COLUMNS_1
 #undef LEAF_COLUMNS_2
@@ -174,3 +367,5 @@ static void LEAF(weave)(void *to_void, const void *const *from, int64_t stride, 
 #undef LEAF_COLUMNS_5
 #undef LEAF_COLUMNS_6
 #undef LEAF_COLUMNS_8
+#undef LEAF_STACK_COLUMNS
+#undef LEAF_POSITIONS

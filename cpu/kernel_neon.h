@@ -28,6 +28,7 @@ CONVT3D__CPU_INLINE void convt3d__neon_zip_f32(float32x4_t *low, float32x4_t *hi
 #define LEAF_STREAM_ONE(p, value) (*(p) = (value))
 #define LEAF_SPLAT vld1q_dup_f32
 #define LEAF_FMA convt3d__neon_fma_f32
+#define LEAF_ADD vaddq_f32
 #define LEAF_ZIP(low, high, a, b) convt3d__neon_zip_f32(&(low), &(high), a, b)
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 8
@@ -36,6 +37,8 @@ CONVT3D__CPU_INLINE void convt3d__neon_zip_f32(float32x4_t *low, float32x4_t *hi
 #define LEAF_COLUMNS_5 4
 #define LEAF_COLUMNS_6 4
 #define LEAF_COLUMNS_8 0
+#define LEAF_STACK_COLUMNS 4
+#define LEAF_POSITIONS 8
 #include "kernel_body.h"
 
 CONVT3D__CPU_INLINE float64x2_t convt3d__neon_fma_f64(float64x2_t a, float64x2_t b, float64x2_t c)
@@ -59,6 +62,7 @@ CONVT3D__CPU_INLINE void convt3d__neon_zip_f64(float64x2_t *low, float64x2_t *hi
 #define LEAF_STREAM_ONE(p, value) (*(p) = (value))
 #define LEAF_SPLAT vld1q_dup_f64
 #define LEAF_FMA convt3d__neon_fma_f64
+#define LEAF_ADD vaddq_f64
 #define LEAF_ZIP(low, high, a, b) convt3d__neon_zip_f64(&(low), &(high), a, b)
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 8
@@ -67,6 +71,8 @@ CONVT3D__CPU_INLINE void convt3d__neon_zip_f64(float64x2_t *low, float64x2_t *hi
 #define LEAF_COLUMNS_5 4
 #define LEAF_COLUMNS_6 4
 #define LEAF_COLUMNS_8 0
+#define LEAF_STACK_COLUMNS 4
+#define LEAF_POSITIONS 8
 #include "kernel_body.h"
 
 static void convt3d__neon_widen_f16(float *to, const uint16_t *from, int64_t n)
@@ -88,6 +94,10 @@ static const convt3d__cpu_leaves convt3d__neon_leaves = {
       convt3d__neon_f32_line5, convt3d__neon_f32_line6, NULL, NULL},
      {NULL, convt3d__neon_f64_line1, convt3d__neon_f64_line2, convt3d__neon_f64_line3, convt3d__neon_f64_line4,
       convt3d__neon_f64_line5, convt3d__neon_f64_line6, NULL, NULL}},
+    {convt3d__neon_f32_stack, convt3d__neon_f64_stack},
+    {{convt3d__neon_f32_panel1, convt3d__neon_f32_panel2}, {convt3d__neon_f64_panel1, convt3d__neon_f64_panel2}},
+    {4, 2},
+    {convt3d__neon_f32_add, convt3d__neon_f64_add},
     {convt3d__neon_f32_weave, convt3d__neon_f64_weave},
     {convt3d__neon_widen_f16, convt3d__portable_widen_bf16},
     {convt3d__neon_narrow_f16, convt3d__portable_narrow_bf16},

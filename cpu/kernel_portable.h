@@ -104,6 +104,7 @@ CONVT3D__CPU_INLINE void convt3d__portable_zip_f64(convt3d__portable_f64 *low, c
 #define LEAF_STREAM_ONE(p, value) (*(p) = (value))
 #define LEAF_SPLAT convt3d__portable_splat_f32
 #define LEAF_FMA(a, b, c) ((a) * (b) + (c))
+#define LEAF_ADD(a, b) ((a) + (b))
 #define LEAF_ZIP(low, high, a, b) convt3d__portable_zip_f32(&(low), &(high), a, b)
 #define LEAF_COLUMNS_1 4
 #define LEAF_COLUMNS_2 4
@@ -112,6 +113,8 @@ CONVT3D__CPU_INLINE void convt3d__portable_zip_f64(convt3d__portable_f64 *low, c
 #define LEAF_COLUMNS_5 2
 #define LEAF_COLUMNS_6 1
 #define LEAF_COLUMNS_8 0
+#define LEAF_STACK_COLUMNS 2
+#define LEAF_POSITIONS 4
 #include "kernel_body.h"
 
 #define LEAF(name) convt3d__portable_f64_##name
@@ -124,6 +127,7 @@ CONVT3D__CPU_INLINE void convt3d__portable_zip_f64(convt3d__portable_f64 *low, c
 #define LEAF_STREAM_ONE(p, value) (*(p) = (value))
 #define LEAF_SPLAT convt3d__portable_splat_f64
 #define LEAF_FMA(a, b, c) ((a) * (b) + (c))
+#define LEAF_ADD(a, b) ((a) + (b))
 #define LEAF_ZIP(low, high, a, b) convt3d__portable_zip_f64(&(low), &(high), a, b)
 #define LEAF_COLUMNS_1 4
 #define LEAF_COLUMNS_2 4
@@ -132,6 +136,8 @@ CONVT3D__CPU_INLINE void convt3d__portable_zip_f64(convt3d__portable_f64 *low, c
 #define LEAF_COLUMNS_5 2
 #define LEAF_COLUMNS_6 1
 #define LEAF_COLUMNS_8 0
+#define LEAF_STACK_COLUMNS 2
+#define LEAF_POSITIONS 4
 #include "kernel_body.h"
 
 /* ---- 16-bit types: by bits and exact f32 arithmetic, so that subnormals need no case of their own ---- */
@@ -232,6 +238,12 @@ static const convt3d__cpu_leaves convt3d__portable_leaves = {
       convt3d__portable_f32_line4, convt3d__portable_f32_line5, convt3d__portable_f32_line6, NULL, NULL},
      {NULL, convt3d__portable_f64_line1, convt3d__portable_f64_line2, convt3d__portable_f64_line3,
       convt3d__portable_f64_line4, convt3d__portable_f64_line5, convt3d__portable_f64_line6, NULL, NULL}},
+    {convt3d__portable_f32_stack, convt3d__portable_f64_stack},
+    {{convt3d__portable_f32_panel1, convt3d__portable_f32_panel2},
+     {convt3d__portable_f64_panel1, convt3d__portable_f64_panel2}},
+    {(int32_t)(sizeof(convt3d__portable_f32) / sizeof(float)),
+     (int32_t)(sizeof(convt3d__portable_f64) / sizeof(double))},
+    {convt3d__portable_f32_add, convt3d__portable_f64_add},
     {convt3d__portable_f32_weave, convt3d__portable_f64_weave},
     {convt3d__portable_widen_f16, convt3d__portable_widen_bf16},
     {convt3d__portable_narrow_f16, convt3d__portable_narrow_bf16},

@@ -4,14 +4,15 @@
 //   status.cuh       CUDA's errors as convt3d statuses, cards, launching
 //   number.cuh       the four element types: loads, accumulator, one rounding
 //   geometry.cuh     phase algebra in the index type of a kernel
-//   epilogue.cuh     what happens to an accumulator before it is rounded: the bias
+//   epilogue.cuh     what happens to an accumulator before it is rounded: the bias, the list up to a normalisation
+//   pass.cuh         passes over the output: normalisations, and what of the list a kernel does not apply itself
 //   store.cuh        a block's results to y, whole sectors in either layout
 //   pack.cuh         weights as kernels want them
 //   generic.cuh      the kernel that accepts everything
 //   wgmma.cuh        Hopper's wgmma, mbarriers and bulk copies; split.cuh f32 as f16 pairs, x as planes of cells
 //   dense_sm90.cuh   dense convolution of any stride as an implicit GEMM on wgmma
-//   nonoverlap.cuh   kernel <= stride as a GEMM on mma.sync (with mma.cuh, nonoverlap_f64.cuh): right on every case, but
-//                    not compiled in before a finding of racecheck is explained
+//   nonoverlap.cuh   kernel <= stride as a GEMM on mma.sync; mma.cuh its instructions, nonoverlap_f64.cuh its f64
+//   nonoverlap_sm90.cuh  kernel == stride as a GEMM on wgmma; divisor.cuh division by what is fixed at launch
 //   depthwise.cuh    few output channels a group: multiply-adds from windows of x; halo.cuh its and direct.cuh's tiles
 //   direct.cuh       multiply-adds from a register tile: any geometry, f64, few channels
 //   easy_call.cuh    convt3d() on any memory: staging, and slabs where the card is too small
@@ -44,8 +45,11 @@
 #include "wgmma.cuh"
 #include "split.cuh"
 #include "dense_sm90.cuh"
+#include "nonoverlap.cuh"
+#include "nonoverlap_sm90.cuh"
 #include "depthwise.cuh"
 #include "direct.cuh"
+#include "pass.cuh"
 
 #if CONVT3D__PART(0)
 #include "easy_call.cuh"
@@ -54,15 +58,21 @@
 extern "C" const convt3d__backend convt3d__cuda_backends[] = {
     {"sm90_dense", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__dense_sm90_refuses, convt3d__dense_sm90_cost,
      convt3d__dense_sm90_workspace, convt3d__dense_sm90_packed, convt3d__dense_sm90_pack, convt3d__dense_sm90_run,
-     convt3d__dense_sm90_ready},
+     convt3d__dense_sm90_ready, 0},
+    {"sm90_nonoverlap", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__nonoverlap90_refuses,
+     convt3d__nonoverlap90_cost, convt3d__nonoverlap90_packed, convt3d__nonoverlap90_packed, convt3d__nonoverlap90_pack,
+     convt3d__nonoverlap90_run, convt3d__nonoverlap90_ready, 0},
+    {"sm80_nonoverlap", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__nonoverlap_refuses, convt3d__nonoverlap_cost,
+     convt3d__nonoverlap_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__nonoverlap_run,
+     convt3d__nonoverlap_ready, 0},
     {"cuda_depthwise", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 1, convt3d__depthwise_refuses, convt3d__depthwise_cost,
      convt3d__depthwise_workspace, convt3d__depthwise_packed, convt3d__depthwise_pack, convt3d__depthwise_run,
-     convt3d__depthwise_ready},
+     convt3d__depthwise_ready, CONVT3D__FUSES_LIST},
     {"cuda_direct", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 1, convt3d__direct_refuses, convt3d__direct_cost,
-     convt3d__direct_packed, convt3d__direct_packed, convt3d__direct_pack, convt3d__direct_run, convt3d__direct_ready},
+     convt3d__direct_packed, convt3d__direct_packed, convt3d__direct_pack, convt3d__direct_run, convt3d__direct_ready, CONVT3D__FUSES_LIST},
     {"cuda_generic", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 1, convt3d__generic_refuses, convt3d__generic_cost,
      convt3d__generic_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__generic_run,
-     convt3d__generic_ready},
+     convt3d__generic_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
 };
 extern "C" const int32_t convt3d__cuda_backend_count =
     (int32_t)(sizeof convt3d__cuda_backends / sizeof convt3d__cuda_backends[0]);

@@ -163,14 +163,23 @@ __device__ __forceinline__ DepthwiseTarget depthwise_target(const HaloProblem<ty
     return t;
 }
 
+// y_offset: of the first output, which place names.
 template <class K>
-__device__ __forceinline__ void depthwise_store(const HaloProblem<typename K::Element> &p, typename K::Element *y,
-                                                int32_t outputs, typename K::Accumulator bias,
+__device__ __forceinline__ void depthwise_store(const HaloProblem<typename K::Element> &p, int64_t y_offset,
+                                                const Where &place, typename K::Accumulator bias,
                                                 const typename K::Accumulator (&sum)[K::Outputs])
 {
     typename K::Element value[K::Outputs];
+    typename K::Accumulator wide[K::Outputs];
+    const int32_t outputs = place.outputs;
+    typename K::Element *y = p.y + y_offset;
 #pragma unroll
-    for (int i = 0; i < K::Outputs; i++) value[i] = Number<typename K::Element>::round(sum[i] + bias);
+    for (int i = 0; i < K::Outputs; i++) wide[i] = sum[i] + bias;
+    if (p.list.count > 0) 
+        apply_at<K::Outputs>(p.list, wide, place, y_offset, 0, p.y_stride[4],
+                             p.row_vectors == 2 && outputs == K::Outputs);
+#pragma unroll
+    for (int i = 0; i < K::Outputs; i++) value[i] = Number<typename K::Element>::round(wide[i]);
     if (p.row_vectors == 2 && outputs == K::Outputs) { store_vector(y, value);  return; }
 #pragma unroll
     for (int i = 0; i < K::Outputs; i++) if (i < outputs) y[p.row_neighbours ? i : i * p.y_stride[4]] = value[i];
@@ -188,8 +197,9 @@ __device__ __forceinline__ void depthwise_store_planes(const HaloProblem<typenam
 #pragma unroll
         for (int eh = 0; eh < K::Planes; eh++)
             if (t.outputs > 0 && t.od + ed < p.axis[0].out && t.oh + eh < p.axis[1].out)
-                depthwise_store<K>(p, p.y + t.offset + ed * p.y_stride[2] + eh * p.y_stride[3], t.outputs, bias,
-                                   sum[ed][eh]);
+                depthwise_store<K>(p, t.offset + ed * p.y_stride[2] + eh * p.y_stride[3],
+                                   {b.n, (int64_t)b.g * p.out_group + oc, t.od + ed, t.oh + eh, t.ow, 1, t.outputs},
+                                   bias, sum[ed][eh]);
 }
 
 // A weight is not finite: every output from global memory.
@@ -202,8 +212,8 @@ __device__ __noinline__ void depthwise_store_exact(const HaloProblem<typename K:
         for (int32_t eh = 0; eh < K::Planes && t.oh + eh < p.axis[1].out; eh++)
             for (int32_t i = 0; i < t.outputs; i++)
                 p.y[t.offset + ed * p.y_stride[2] + eh * p.y_stride[3] + i * p.y_stride[4]] =
-                    p.epilogue.finish(halo_exact_sum(p, p.packed, packing, b.n, b.g, oc, t.od + ed, t.oh + eh,
-                                                     t.ow + i), (int64_t)b.g * p.out_group + oc);
+                    halo_finish(p, halo_exact_sum(p, p.packed, packing, b.n, b.g, oc, t.od + ed, t.oh + eh, t.ow + i), b.n,
+                                (int64_t)b.g * p.out_group + oc, t.od + ed, t.oh + eh, t.ow + i);
 }
 
 template <class K>
@@ -409,7 +419,11 @@ __device__ __forceinline__ void channels_store(const HaloProblem<typename K::Ele
             for (int c = 0; c < K::Packed; c++)
                 sum[o][c] = halo_exact_sum(p, p.w, {1, 1, p.axis[2].kernel}, n, channel + c, 0, od, oh, ow + o);
 #pragma unroll
-        for (int c = 0; c < K::Packed; c++) pack.v[c] = Number<typename K::Element>::round(sum[o][c] + bias[c]);
+        for (int c = 0; c < K::Packed; c++) sum[o][c] += bias[c];
+        if (p.list.count > 0)
+            apply_at<1>(p.list, sum[o], {n, channel, od, oh, ow + o, K::Packed, 1}, y - p.y, 1, 0, false);
+#pragma unroll
+        for (int c = 0; c < K::Packed; c++) pack.v[c] = Number<typename K::Element>::round(sum[o][c]);
         *(typename K::Pack *)y = pack;
     }
 }

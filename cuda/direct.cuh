@@ -236,6 +236,7 @@ __device__ __forceinline__ void direct_store(const HaloProblem<typename K::Eleme
     for (int u = 0; u < K::Columns; u++) {
         DirectTarget t = direct_target<K>(p, item, first_slot + u * slot_step);
         T value[K::Channels][K::Fused];
+        typename K::Accumulator wide[K::Channels * K::Fused];
         if (t.outputs == 0) continue;
 #pragma unroll
         for (int c = 0; c < K::Channels; c++) {
@@ -244,8 +245,16 @@ __device__ __forceinline__ void direct_store(const HaloProblem<typename K::Eleme
             for (int r = 0; r < K::Fused; r++) column[r] = sum[u][r][c];
             rotate_phases(column, K::KernelW > 0 ? K::Rotation : p.s.rotation[2]);
 #pragma unroll
-            for (int r = 0; r < K::Fused; r++) value[c][r] = Number<T>::round(column[r]);
+            for (int r = 0; r < K::Fused; r++) wide[c * K::Fused + r] = column[r];
         }
+        if (p.list.count > 0)
+            apply_at<K::Fused>(p.list, wide, {b.n, (int64_t)b.g * p.out_group + item.oc, t.od, t.oh, t.ow, channels,
+                                              t.outputs}, item.offset + t.offset, p.y_stride[1], p.y_stride[4],
+                                p.row_vectors && t.outputs == K::Fused);
+#pragma unroll
+        for (int c = 0; c < K::Channels; c++)
+#pragma unroll
+            for (int r = 0; r < K::Fused; r++) value[c][r] = Number<T>::round(wide[c * K::Fused + r]);
         if (p.channel_vectors) direct_store_channels<K>(p, t.outputs, y + t.offset, value);
         else if (p.row_vectors && t.outputs == K::Fused)
             direct_store_rows<K, 2>(p, t.outputs, channels, y + t.offset, value);
@@ -265,8 +274,8 @@ __device__ __noinline__ void direct_store_exact(const HaloProblem<typename K::El
         for (int32_t c = 0; c < K::Channels && item.oc + c < p.out_group; c++)
             for (int32_t r = 0; r < t.outputs; r++)
                 p.y[item.offset + t.offset + c * p.y_stride[1] + r * p.y_stride[4]] =
-                    p.epilogue.finish(halo_exact_sum(p, p.packed, packing, b.n, b.g, item.oc + c, t.od, t.oh, t.ow + r),
-                                      (int64_t)b.g * p.out_group + item.oc + c);
+                    halo_finish(p, halo_exact_sum(p, p.packed, packing, b.n, b.g, item.oc + c, t.od, t.oh, t.ow + r), b.n,
+                                (int64_t)b.g * p.out_group + item.oc + c, t.od, t.oh, t.ow + r);
     }
 }
 

@@ -25,8 +25,9 @@ enum { GENERIC_THREADS = 256 };
 
 template <class T, class I> struct GenericProblem {
     const T *x, *w;
-    T *y;
+    void *y;
     Epilogue<T> epilogue;
+    List<T> list;
     Axis<I> axis[3];
     I positions;                                // batch * od * oh * ow
     int64_t position_tiles, channel_blocks, groups, in_group, out_group, taps;
@@ -87,21 +88,29 @@ __device__ __forceinline__ void generic_sum(const GenericProblem<T, I> &p, const
     }
 }
 
-template <class T, class I, int Channels>
+// Stored is T or, where a normalisation reads it, the accumulator.
+template <class T, class Stored, class I, int Channels>
 __global__ void __launch_bounds__(GENERIC_THREADS) generic_kernel(const __grid_constant__ GenericProblem<T, I> p)
 {
     int64_t tiles = p.position_tiles * p.channel_blocks * p.groups;
     for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         GenericOutput<I> o = generic_output<T, I, Channels>(p, tile);
         typename Number<T>::Accumulator sum[Channels] = {};
-        T value[Channels];
+        Stored value[Channels];
         int64_t oc = o.g * p.out_group + o.oc;
-        if (o.inside) generic_sum(p, o, sum);
+        if (o.inside) {
+            generic_sum(p, o, sum);
 #pragma unroll
-        for (int u = 0; u < Channels; u++) value[u] = u < o.channels ? p.epilogue.finish(sum[u], oc + u) : T();
+            for (int u = 0; u < Channels; u++) if (u < o.channels) sum[u] = p.epilogue.widen(sum[u], oc + u);
+            if (p.list.count > 0)
+                list_in_memory(p.list, sum, Channels, 1,
+                               {(int64_t)o.n, oc, (int64_t)o.od, (int64_t)o.oh, (int64_t)o.ow, o.channels, 1});
+        }
+#pragma unroll
+        for (int u = 0; u < Channels; u++) value[u] = Number<Stored>::round(sum[u]);
         int64_t offset = o.n * p.y_stride[0] + oc * p.y_stride[1] + o.od * p.y_stride[2] + o.oh * p.y_stride[3] +
                          o.ow * p.y_stride[4];
-        store_block<T, GENERIC_THREADS>(p.y, o.inside ? offset : -1, p.y_stride[1], o.channels, value);
+        store_block<Stored, GENERIC_THREADS>((Stored *)p.y, o.inside ? offset : -1, p.y_stride[1], o.channels, value);
     }
 }
 
@@ -113,8 +122,9 @@ GenericProblem<T, I> generic_problem(const convt3d__plan *plan, const convt3d_io
     int64_t tap = 1;
     p.x = (const T *)io->x;
     p.w = (const T *)(io->w_packed ? io->w_packed : io->w);
-    p.y = (T *)io->y;
+    p.y = io->y;
     p.epilogue.bias = (const T *)io->bias;
+    p.list = list_of<T>(plan, io, 0, plan->fused);
     p.groups = d.groups;  p.in_group = plan->in_group;  p.out_group = plan->out_group;  p.taps = plan->taps;
     for (int i = 0; i < 5; i++) { p.x_stride[i] = d.x_stride[i];  p.y_stride[i] = d.y_stride[i]; }
     for (int a = 2; a >= 0; a--) {
@@ -130,36 +140,42 @@ GenericProblem<T, I> generic_problem(const convt3d__plan *plan, const convt3d_io
     return p;
 }
 
-template <class T, class I, int Channels> struct GenericKernel {
+template <class T, class Stored, class I, int Channels> struct GenericKernel {
     static convt3d_status ready(const convt3d__plan *plan, convt3d_error *error)
     {
-        return convt3d__load_kernel(error, plan, generic_kernel<T, I, Channels>, 0);
+        return convt3d__load_kernel(error, plan, generic_kernel<T, Stored, I, Channels>, 0);
     }
     static convt3d_status run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error)
     {
         GenericProblem<T, I> p = generic_problem<T, I>(plan, io, Channels);
         int64_t tiles = p.position_tiles * p.channel_blocks * p.groups;
-        return convt3d__launch(error, generic_kernel<T, I, Channels>, dim3((unsigned)convt3d__min(tiles, INT32_MAX)),
-                               dim3(GENERIC_THREADS), 0, io->stream, p);
+        return convt3d__launch(error, generic_kernel<T, Stored, I, Channels>,
+                               dim3((unsigned)convt3d__min(tiles, INT32_MAX)), dim3(GENERIC_THREADS), 0, io->stream, p);
     }
 };
 
 // act(the instance for the plan): the one place where the instances are listed.
-template <class T, class Act> convt3d_status generic_instance(const convt3d__plan *plan, Act act)
+template <class T, class Stored, class Act> convt3d_status generic_instance(const convt3d__plan *plan, Act act)
 {
     bool narrow = fits_32_bits(plan);
     if (plan->out_group == 1)
-        return narrow ? act(GenericKernel<T, int32_t, 1>()) : act(GenericKernel<T, int64_t, 1>());
-    return narrow ? act(GenericKernel<T, int32_t, 8>()) : act(GenericKernel<T, int64_t, 8>());
+        return narrow ? act(GenericKernel<T, Stored, int32_t, 1>()) : act(GenericKernel<T, Stored, int64_t, 1>());
+    return narrow ? act(GenericKernel<T, Stored, int32_t, 8>()) : act(GenericKernel<T, Stored, int64_t, 8>());
+}
+
+template <class T, class Act> convt3d_status generic_stored(const convt3d__plan *plan, Act act)
+{
+    if (plan->stored == plan->desc.dtype) return generic_instance<T, T>(plan, act);
+    return generic_instance<T, typename Number<T>::Accumulator>(plan, act);
 }
 
 template <class Act> convt3d_status generic_dispatch(const convt3d__plan *plan, Act act)
 {
     switch (plan->desc.dtype) {
-    case CONVT3D_F32: return generic_instance<float>(plan, act);
-    case CONVT3D_F64: return generic_instance<double>(plan, act);
-    case CONVT3D_F16: return generic_instance<__half>(plan, act);
-    default:          return generic_instance<__nv_bfloat16>(plan, act);
+    case CONVT3D_F32: return generic_instance<float, float>(plan, act);
+    case CONVT3D_F64: return generic_instance<double, double>(plan, act);
+    case CONVT3D_F16: return generic_stored<__half>(plan, act);
+    default:          return generic_stored<__nv_bfloat16>(plan, act);
     }
 }
 

@@ -74,6 +74,7 @@ template <class T> struct HaloProblem {
     const uint32_t *flags;                  // of each row (group, channel block, ic) of packed: 1: not all finite
     T *y;
     Epilogue<T> epilogue;
+    List<T> list;
     HaloShape s;
     Axis<int32_t> axis[3];
     int64_t x_stride[5], y_stride[5];       // elements
@@ -416,6 +417,7 @@ HaloProblem<T> halo_problem(const convt3d__plan *plan, const convt3d_io *io, con
     p.packed_vectors = (uintptr_t)p.packed % 16 == 0;
     p.y = (T *)io->y;
     p.epilogue.bias = (const T *)io->bias;
+    p.list = list_of<T>(plan, io, 0, plan->fused);
     p.s = s;
     for (int a = 0; a < 3; a++) p.axis[a] = axis_of<int32_t>(plan->axis[a]);
     for (int i = 0; i < 5; i++) {
@@ -768,6 +770,16 @@ template <class T>
 __device__ __forceinline__ typename Number<T>::Accumulator halo_bias(const HaloProblem<T> &p, int64_t oc)
 {
     return p.epilogue.bias ? Number<T>::widen(p.epilogue.bias[oc]) : typename Number<T>::Accumulator(0);
+}
+
+// An output summed one by one: the bias, the list, the rounding.
+template <class T>
+__device__ __forceinline__ T halo_finish(const HaloProblem<T> &p, typename Number<T>::Accumulator sum, int64_t n, int64_t oc,
+                                         int32_t od, int32_t oh, int32_t ow)
+{
+    typename Number<T>::Accumulator v[1] = {p.epilogue.widen(sum, oc)};
+    if (p.list.count > 0) list_in_memory(p.list, v, 1, 1, {n, oc, od, oh, ow, 1, 1});
+    return Number<T>::round(v[0]);
 }
 
 // N values to consecutive elements, in stores of 16 bytes or of all N; evict-first, since y is not read again.

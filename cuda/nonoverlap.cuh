@@ -35,6 +35,7 @@ CONVT3D__HIDDEN convt3d_status convt3d__nonoverlap_ready(const convt3d__plan *pl
 #if CONVT3D__PART(3)
 
 #include "mma.cuh"
+#include "divisor.cuh"
 
 namespace convt3d_cuda {
 
@@ -75,23 +76,6 @@ template <int RowTiles_, int Blocks_, int RowWarps_, int PositionWarps_> struct 
 // where they lie side by side (position l / 8 + 4i, channels l % 8 * 8 ...). In each case a lane has four octets of
 // channels.
 enum { NONOVERLAP_SINGLY, NONOVERLAP_POSITIONS, NONOVERLAP_CHANNELS };
-
-// Division of 0 <= n < 2^31 by what was fixed on the host: q = (n * magic / 2^32 + n) / 2^shift.
-struct FixedDivisor {
-    uint32_t divisor, magic, shift;
-    __device__ __forceinline__ int quotient(int n) const
-    {
-        return (int)((__umulhi((uint32_t)n, magic) + (uint32_t)n) >> shift);
-    }
-};
-
-static inline FixedDivisor fixed_divisor(int64_t d)
-{
-    FixedDivisor by = {(uint32_t)convt3d__max(d, 1), 0, 0};
-    while ((UINT64_C(1) << by.shift) < by.divisor) by.shift++;
-    by.magic = (uint32_t)(((((UINT64_C(1) << by.shift) - by.divisor) << 32) / by.divisor) + 1);
-    return by;
-}
 
 struct NonoverlapProblem {
     const void *x, *w, *bias;
@@ -387,7 +371,7 @@ __device__ __forceinline__ void nonoverlap_produce(const NonoverlapProblem &p,
     mbarrier_wait(barriers + 16 * item.stage + 8, (uint32_t)item.parity ^ 1);       // the first turn finds it free
     nonoverlap_put<Mode, Tile, Loads>(p, layout, shared, item, warp, v);
     __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(barriers + 16 * item.stage);
+    mbarrier_arrive(barriers + 16 * item.stage);
 }
 
 // Two items are in flight, but one where elements are read one by one, which is slow anyhow.
@@ -898,8 +882,7 @@ __device__ __forceinline__ void nonoverlap_consumer(const NonoverlapProblem &p,
             for (int chunk = 0; chunk < p.chunks; chunk++, nonoverlap_next(p, item)) {
                 mbarrier_wait(barriers + 16 * item.stage, (uint32_t)item.parity);
                 if (!idle) me.chunk(chunk, item.stage);
-                __syncwarp();
-                if (me.lane == 0) mbarrier_arrive(barriers + 16 * item.stage + 8);
+                mbarrier_arrive(barriers + 16 * item.stage + 8);
             }
             if (!idle) me.finish(tile, slice, slot);
         }
@@ -962,8 +945,9 @@ __global__ void __launch_bounds__(Tile::Threads, 1) nonoverlap_kernel(const __gr
     uint32_t barriers = shared_address(shared + layout.barriers);
     if (threadIdx.x == 0)
         for (int i = 0; i < p.stages; i++) {
-            mbarrier_init(barriers + 16 * i, Tile::Groups);
-            mbarrier_init(barriers + 16 * i + 8, Tile::Consumers);
+            // Each lane arrives for itself: racecheck loses an order that goes through __syncwarp() to one lane.
+            mbarrier_init(barriers + 16 * i, 32 * Tile::Groups);
+            mbarrier_init(barriers + 16 * i + 8, 32 * Tile::Consumers);
         }
     __syncthreads();
     int warp = __shfl_sync(0xffffffffu, (int)(threadIdx.x / 32), 0);
@@ -1005,15 +989,21 @@ static inline int64_t nonoverlap_rows(const convt3d__plan *plan)
     return convt3d__ceil_div(lines, 8) * 8 * plan->axis[2].kernel;
 }
 
+// Shared memory that a block may have.
+static inline int64_t nonoverlap_room(const convt3d__plan *plan)
+{
+    if (plan->cuda_arch >= 120) return 99 * 1024;
+    if (plan->cuda_arch >= 90) return 227 * 1024;
+    return plan->cuda_arch == 80 || plan->cuda_arch == 87 ? 163 * 1024 : 99 * 1024;
+}
+
 // Seconds by the slowest of: the busiest block's products (7e11 a second are seen on an H200), its conversions of x
 // (7e9 elements of 32 bits), all bytes; and what comes before.
 template <class Mode, class Tile> bool nonoverlap_tiling(const convt3d__plan *plan, NonoverlapTiling *best)
 {
     NonoverlapTiling t = {};
-    int64_t rows = nonoverlap_rows(plan), k = convt3d__ceil_div(plan->in_group, 16) * 16, room = 227 * 1024;
+    int64_t rows = nonoverlap_rows(plan), k = convt3d__ceil_div(plan->in_group, 16) * 16, room = nonoverlap_room(plan);
     int64_t element = convt3d__element_size(plan->desc.dtype), multiprocessors = convt3d__max(plan->multiprocessors, 1);
-    if (plan->cuda_arch < 90) room = plan->cuda_arch == 80 || plan->cuda_arch == 87 ? 163 * 1024 : 99 * 1024;
-    if (plan->cuda_arch >= 120) room = 99 * 1024;
     for (t.stages = NONOVERLAP_MOST_STAGES; t.stages >= 2; t.stages--)
         if ((t.shared = NonoverlapShared<Mode, Tile>((int)plan->in_group, t.stages).total) <= room) break;
     if (t.stages < 2) return false;
@@ -1068,30 +1058,52 @@ template <class Mode, bool ChannelsLast, class Act> auto nonoverlap_tile(int til
     }
 }
 
-template <bool ChannelsLast> struct NonoverlapF64Kernel {
-    static auto *function() { return nonoverlap_f64_kernel<ChannelsLast>; }
-    static int threads() { return NONOVERLAP_F64_THREADS; }
+template <int RowWarps, bool ChannelsLast> struct NonoverlapF64Kernel {
+    typedef NonoverlapF64Shared<RowWarps> Shared;
+    static auto *function() { return nonoverlap_f64_kernel<RowWarps, ChannelsLast>; }
+    static int threads() { return 64 * RowWarps; }
+    // Seconds at 190e9 products a second of a multiprocessor, or by the bytes.
     static bool tiling(const convt3d__plan *plan, NonoverlapTiling *best)
     {
         NonoverlapTiling t = {};
-        int64_t rows = nonoverlap_rows(plan), slices = convt3d__ceil_div(rows, NONOVERLAP_F64_ROWS);
-        t.stages = 2;
-        t.shared = (int64_t)sizeof(NonoverlapF64Shared);
-        t.slices_of_group = (int)slices;
+        int64_t blocks_at_once = NONOVERLAP_F64_BLOCKS, room = nonoverlap_room(plan) / blocks_at_once - 1024;
+        int64_t multiprocessors = convt3d__max(plan->multiprocessors, 1);
+        for (t.stages = 4; t.stages >= 2; t.stages--)
+            if ((t.shared = Shared((int)convt3d__min(plan->in_group, 1024), t.stages).total) <= room) break;
+        if (t.stages < 2) {
+            t.stages = 2;
+            if (t.shared > nonoverlap_room(plan)) return false;
+        }
+        t.rows = Shared::Rows;
+        t.slices_of_group = (int)convt3d__ceil_div(nonoverlap_rows(plan), Shared::Rows);
         t.tiles = convt3d__ceil_div(nonoverlap_positions(plan), NONOVERLAP_F64_POSITIONS);
-        t.blocks = t.tiles * slices * plan->desc.groups;
-        double computed = (double)t.blocks * NONOVERLAP_F64_ROWS * NONOVERLAP_F64_POSITIONS *
-                          (double)convt3d__ceil_div(plan->in_group, NONOVERLAP_F64_DEPTH) * NONOVERLAP_F64_DEPTH;
-        double moved = (double)(plan->x_count + plan->w_count + plan->y_count) * 8;
-        t.seconds = (computed / 8.5e12 > moved / 3.5e12 ? computed / 8.5e12 : moved / 3.5e12) + 6e-6;
-        *best = t;
+        int64_t slices = t.slices_of_group * plan->desc.groups;
+        int64_t lanes = convt3d__max(1, convt3d__min(t.tiles, multiprocessors * blocks_at_once / slices));
+        t.blocks = slices * lanes;
+        double turns = (double)convt3d__ceil_div(t.blocks, multiprocessors * blocks_at_once);
+        double chunks = (double)convt3d__ceil_div(plan->in_group, NONOVERLAP_F64_DEPTH);
+        double steps = turns * (double)convt3d__ceil_div(t.tiles, lanes) * chunks;      // of a block
+        double together = t.blocks < multiprocessors * blocks_at_once
+                              ? (double)convt3d__ceil_div(t.blocks, multiprocessors) : (double)blocks_at_once;
+        double step = Shared::Rows * NONOVERLAP_F64_POSITIONS * NONOVERLAP_F64_DEPTH / 190e9 * together;
+        double moved = (double)(plan->x_count + plan->w_count + plan->y_count) * 8 / 3.5e12;
+        t.seconds = steps * (step > 0.5e-6 ? step : 0.5e-6);
+        t.seconds = (t.seconds > moved ? t.seconds : moved) + 5e-6;
+        if (best->blocks == 0 || t.seconds < best->seconds) *best = t;
         return t.blocks <= INT32_MAX;
     }
 };
 
+// Rows of w of a block, in warps of 32: as many as waste least.
+template <bool ChannelsLast, class Act> auto nonoverlap_f64_tile(int tile, Act act)
+{
+    if (tile == 0) return act(NonoverlapF64Kernel<4, ChannelsLast>());
+    return act(NonoverlapF64Kernel<3, ChannelsLast>());
+}
+
 template <bool ChannelsLast, class Act> auto nonoverlap_mode(const convt3d__plan *plan, int tile, Act act)
 {
-    if (plan->desc.dtype == CONVT3D_F64) return act(NonoverlapF64Kernel<ChannelsLast>());
+    if (plan->desc.dtype == CONVT3D_F64) return nonoverlap_f64_tile<ChannelsLast>(tile, act);
     if (plan->desc.dtype == CONVT3D_F16) return nonoverlap_tile<NonoverlapF16, ChannelsLast>(tile, act);
     if (plan->desc.dtype == CONVT3D_BF16) return nonoverlap_tile<NonoverlapBf16, ChannelsLast>(tile, act);
     bool brief = plan->in_group <= NONOVERLAP_CHUNK;
@@ -1161,7 +1173,7 @@ static NonoverlapProblem nonoverlap_problem(const convt3d__plan *plan, const con
              (p.kernel[2] == 1 || p.kernel[2] == 2 || p.kernel[2] == 4) && p.padding[2] % 4 == 0)
         p.quads = p.kernel[2];
     // Four taps are two row tiles of a warp: the smallest has one.
-    if (!channels_last && p.quads == 4 && plan->state[NONOVERLAP_TILE] == 3) p.quads = 0;
+    if (!channels_last && p.quads == 4 && d.dtype != CONVT3D_F64 && plan->state[NONOVERLAP_TILE] == 3) p.quads = 0;
     float most = 2.0f / (float)(plan->in_group + 4);        // both operands together lose a quarter of the bound
     p.keep = d.math == CONVT3D_TF32 ? 1.0f / 16384 : most;
     return p;

@@ -1,23 +1,32 @@
-// The f64 part of sm80_nonoverlap: the same GEMM and the same order of rows, on the f64 matrix unit (mma.sync m8n8k4).
+// The f64 part of sm80_nonoverlap: the same GEMM and the same order of rows, on the f64 matrix unit.
 //
-// A block computes 128 rows of w x 64 positions; 16 channels of both at a time come by cp.async into one of two
-// buffers. A warp has 32 x 32 outputs. A thread holds two positions of a row, or two channels of a position, and so
-// both W taps of two positions where the kernel is 2: 32 bytes of y. One H200: nnunet_64_32_64 1.03 ms, 0.31 of the
-// floor.
+// A block computes 128 or 96 rows of w (32*RowWarps) x 64 positions at a time, two warps of 32 x 32 along the
+// positions, and walks over tiles of positions. 16 channels come by cp.async into one of a few stages; where all of
+// them fit, the rows of w are loaded once and stay. A thread holds two positions of a row, 4 apart so that a warp's
+// stores are 64 bytes in a row, or two channels of a position. One H200, NCDHW, of the floor: nnunet_64_32_64 0.538 ms
+// (0.58), nnunet_256_128_16 0.126 (0.60), pangu_384_5 1.87 (0.53). Blocks of 32, 64 and 160 rows were slower.
 #pragma once
 
 namespace convt3d_cuda {
 
-enum { NONOVERLAP_F64_ROWS = 128, NONOVERLAP_F64_POSITIONS = 64, NONOVERLAP_F64_DEPTH = 16,
-       NONOVERLAP_F64_THREADS = 256, NONOVERLAP_F64_ROW_PITCH = 132, NONOVERLAP_F64_POSITION_PITCH = 68 };
+enum { NONOVERLAP_F64_POSITIONS = 64, NONOVERLAP_F64_DEPTH = 16, NONOVERLAP_F64_PITCH = NONOVERLAP_F64_POSITIONS + 4,
+       NONOVERLAP_F64_RESIDENT = 64,       // most channels for which w stays
+       NONOVERLAP_F64_BLOCKS = 2 };        // of a multiprocessor
 
-struct NonoverlapF64Shared {
-    double w[2][NONOVERLAP_F64_DEPTH][NONOVERLAP_F64_ROW_PITCH];
-    double x[2][NONOVERLAP_F64_DEPTH][NONOVERLAP_F64_POSITION_PITCH];
-    int64_t y_of_position[NONOVERLAP_F64_POSITIONS], x_of_position[NONOVERLAP_F64_POSITIONS];    // INT64_MIN, -1: none
-    int64_t y_of_row[NONOVERLAP_F64_ROWS];
-    int column[NONOVERLAP_F64_ROWS];
-    double bias[NONOVERLAP_F64_ROWS];
+template <int RowWarps> struct NonoverlapF64Shared {
+    enum { Rows = 32 * RowWarps, Pitch = Rows + 4, Stage = NONOVERLAP_F64_DEPTH * NONOVERLAP_F64_PITCH * 8,
+           WeightStage = NONOVERLAP_F64_DEPTH * Pitch * 8 };
+    int weights, y_of_position, y_of_row, bias, column, total;      // offsets in bytes; stages of x begin at 0
+    __host__ __device__ NonoverlapF64Shared(int in_group, int stages)
+    {
+        int resident = (in_group + NONOVERLAP_F64_DEPTH - 1) / NONOVERLAP_F64_DEPTH;
+        weights = stages * Stage;
+        y_of_position = weights + (in_group <= NONOVERLAP_F64_RESIDENT ? resident : stages) * WeightStage;
+        y_of_row = y_of_position + 2 * NONOVERLAP_F64_POSITIONS * 8;        // of two tiles
+        bias = y_of_row + Rows * 8;
+        column = bias + Rows * 8;
+        total = column + Rows * 4;
+    }
 };
 
 static __device__ __forceinline__ void copy_8_bytes(double *to, const double *from, bool exists)
@@ -26,144 +35,239 @@ static __device__ __forceinline__ void copy_8_bytes(double *to, const double *fr
                  :: "r"(shared_address(to)), "l"(from), "r"(exists ? 8 : 0) : "memory");
 }
 
-static __device__ __forceinline__ void multiply_f64(double (&c)[2], double a, double b)
+// c += a * b, 16 x 8 x 8: c0 is rows 0-7, c1 rows 8-15; ai[t] rows 8i + lane / 4, k = 4t + lane % 4; b[t] likewise.
+// Hopper's unit is faster with this shape.
+static __device__ __forceinline__ void multiply_f64(double (&c0)[2], double (&c1)[2], const double (&a0)[2],
+                                                    const double (&a1)[2], const double (&b)[2])
 {
-    asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
-        : "+d"(c[0]), "+d"(c[1]) : "d"(a), "d"(b));
-}
-
-// Asks for channels first ... first + 15 of the block's rows and positions.
-static __device__ __forceinline__ void nonoverlap_f64_load(const NonoverlapProblem &p, NonoverlapF64Shared &s, int g,
-                                                           int first, int buffer)
-{
-    const double *w = (const double *)p.w + (int64_t)g * p.in_group * p.columns;
-    const double *x = (const double *)p.x + (int64_t)g * p.in_group * p.x_stride[1];
-    for (int i = threadIdx.x; i < NONOVERLAP_F64_DEPTH * NONOVERLAP_F64_ROWS; i += NONOVERLAP_F64_THREADS) {
-        int row = i % NONOVERLAP_F64_ROWS, k = i / NONOVERLAP_F64_ROWS, column = s.column[row];
-        bool exists = column >= 0 && first + k < p.in_group;
-        copy_8_bytes(&s.w[buffer][k][row], exists ? w + (int64_t)(first + k) * p.columns + column : w, exists);
-    }
-    bool channels_first = p.x_stride[1] == 1;       // then neighbouring threads take neighbouring channels
-    for (int i = threadIdx.x; i < NONOVERLAP_F64_DEPTH * NONOVERLAP_F64_POSITIONS; i += NONOVERLAP_F64_THREADS) {
-        int position = channels_first ? i / NONOVERLAP_F64_DEPTH : i % NONOVERLAP_F64_POSITIONS;
-        int k = channels_first ? i % NONOVERLAP_F64_DEPTH : i / NONOVERLAP_F64_POSITIONS;
-        int64_t at = s.x_of_position[position];
-        bool exists = at >= 0 && first + k < p.in_group;
-        copy_8_bytes(&s.x[buffer][k][position], exists ? x + at + (first + k) * p.x_stride[1] : x, exists);
-    }
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-template <bool ChannelsLast>
-__device__ __forceinline__ void nonoverlap_f64_tables(const NonoverlapProblem &p, NonoverlapF64Shared &s, int g,
-                                                      int slice_row, int tile)
-{
-    for (int i = threadIdx.x; i < NONOVERLAP_F64_ROWS; i += NONOVERLAP_F64_THREADS) {
-        NonoverlapRow r = nonoverlap_row<ChannelsLast>(p, slice_row + i);
-        int64_t oc = (int64_t)g * p.out_group + r.oc;
-        s.column[i] = r.column;
-        s.y_of_row[i] = r.column < 0 ? INT64_MIN : oc * p.y_stride[1] + r.kd * p.y_stride[2] + r.kh * p.y_stride[3] +
-                                                   r.kw * p.y_stride[4];
-        s.bias[i] = r.column >= 0 && p.bias ? ((const double *)p.bias)[oc] : 0;
-    }
-    for (int i = threadIdx.x; i < NONOVERLAP_F64_POSITIONS; i += NONOVERLAP_F64_THREADS) {
-        int position = tile * NONOVERLAP_F64_POSITIONS + i;
-        bool exists = position < p.positions;
-        s.y_of_position[i] = exists ? nonoverlap_y_offset(p, position) : INT64_MIN;
-        s.x_of_position[i] = exists ? nonoverlap_x_offset(p, position) : -1;
-    }
-    __syncthreads();
-}
-
-template <bool ChannelsLast>
-__device__ __forceinline__ void nonoverlap_f64_store_one(const NonoverlapProblem &p, const NonoverlapF64Shared &s,
-                                                         int slice_row, int tile, int row, int position, double v)
-{
-    int64_t base = s.y_of_position[position], offset = s.y_of_row[row];
-    if (base == INT64_MIN || offset == INT64_MIN) return;
-    if (p.cropped && !nonoverlap_inside<ChannelsLast>(p, tile * NONOVERLAP_F64_POSITIONS + position, slice_row + row))
-        return;
-    ((double *)p.y)[base + offset] = v + s.bias[row];
-}
-
-// sum[m][n]: rows row ... row + 7 x positions position ... position + 7, for m, n = 0 ... 3.
-template <bool ChannelsLast>
-__device__ __forceinline__ void nonoverlap_f64_store(const NonoverlapProblem &p, const NonoverlapF64Shared &s,
-                                                     int slice_row, int tile, int row, int position,
-                                                     const double (&sum)[4][4][2])
-{
-    int lane = threadIdx.x % 32, across = lane / 4, along = lane % 4 * 2;
-    double *y = (double *)p.y;
+#if __CUDA_ARCH__ >= 900
+    asm("mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+d"(c0[0]), "+d"(c0[1]), "+d"(c1[0]), "+d"(c1[1])
+        : "d"(a0[0]), "d"(a1[0]), "d"(a0[1]), "d"(a1[1]), "d"(b[0]), "d"(b[1]));
+#else
 #pragma unroll
-    for (int m = 0; m < 4; m++)
-#pragma unroll
-        for (int n = 0; n < 4; n++) {
-            int r = row + m * 8 + (ChannelsLast ? along : across);
-            int i = position + n * 8 + (ChannelsLast ? across : along);
-            int64_t base = s.y_of_position[i], offset = s.y_of_row[r];
-            if (ChannelsLast && p.quads) {
-                if (base != INT64_MIN && offset != INT64_MIN)
-                    __stcs((double2 *)(y + base + offset),
-                           make_double2(sum[m][n][0] + s.bias[r], sum[m][n][1] + s.bias[r + 1]));
-                continue;
-            }
-            if (!ChannelsLast && p.quads == 2) {
-                if (m % 2 == 1) continue;
-                const int other = m % 2 == 0 ? m + 1 : m;
-                double add = s.bias[r];
-                int64_t next = s.y_of_position[i + 1];
-                if (offset == INT64_MIN) continue;
-                if (base != INT64_MIN)
-                    __stcs((double2 *)(y + base + offset), make_double2(sum[m][n][0] + add, sum[other][n][0] + add));
-                if (next != INT64_MIN)
-                    __stcs((double2 *)(y + next + offset), make_double2(sum[m][n][1] + add, sum[other][n][1] + add));
-                continue;
-            }
-#pragma unroll
-            for (int e = 0; e < 2; e++)
-                nonoverlap_f64_store_one<ChannelsLast>(p, s, slice_row, tile, r + (ChannelsLast ? e : 0),
-                                                       i + (ChannelsLast ? 0 : e), sum[m][n][e]);
+    for (int t = 0; t < 2; t++) {
+        asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
+            : "+d"(c0[0]), "+d"(c0[1]) : "d"(a0[t]), "d"(b[t]));
+        asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
+            : "+d"(c1[0]), "+d"(c1[1]) : "d"(a1[t]), "d"(b[t]));
+    }
+#endif
+}
+
+// Position of a tile that column i of the product stands for: a thread's two columns are 4 positions apart.
+static __device__ __forceinline__ int nonoverlap_f64_place(int i) { return i / 8 * 8 + i / 2 % 4 + i % 2 * 4; }
+
+template <int RowWarps, bool ChannelsLast> struct NonoverlapF64Block {
+    typedef NonoverlapF64Shared<RowWarps> Shared;
+    enum { Rows = Shared::Rows, Threads = 64 * RowWarps, Depth = NONOVERLAP_F64_DEPTH,
+           Positions = NONOVERLAP_F64_POSITIONS, Pitch = NONOVERLAP_F64_PITCH,
+           Copies = (Depth * Positions + Threads - 1) / Threads };
+
+    const NonoverlapProblem &p;
+    double *x_stages, *weights, *bias;
+    int64_t *y_of_position, *y_of_row;      // INT64_MIN: none
+    int *column;
+    int g, slice_row, chunks;
+    bool resident;
+
+    __device__ __forceinline__ NonoverlapF64Block(const NonoverlapProblem &problem, unsigned char *shared, int slice)
+        : p(problem)
+    {
+        const Shared layout(p.in_group, p.stages);
+        x_stages = (double *)shared;
+        weights = (double *)(shared + layout.weights);
+        bias = (double *)(shared + layout.bias);
+        y_of_position = (int64_t *)(shared + layout.y_of_position);
+        y_of_row = (int64_t *)(shared + layout.y_of_row);
+        column = (int *)(shared + layout.column);
+        g = slice / p.slices_of_group;
+        slice_row = (slice - g * p.slices_of_group) * Rows;
+        chunks = (p.in_group + Depth - 1) / Depth;
+        resident = p.in_group <= NONOVERLAP_F64_RESIDENT;
+    }
+
+    __device__ __forceinline__ void rows_of_slice()
+    {
+        for (int i = threadIdx.x; i < Rows; i += Threads) {
+            NonoverlapRow r = nonoverlap_row<ChannelsLast>(p, slice_row + i);
+            int64_t oc = (int64_t)g * p.out_group + r.oc;
+            column[i] = r.column;
+            y_of_row[i] = r.column < 0 ? INT64_MIN : oc * p.y_stride[1] + r.kd * p.y_stride[2] +
+                                                     r.kh * p.y_stride[3] + r.kw * p.y_stride[4];
+            bias[i] = r.column >= 0 && p.bias ? ((const double *)p.bias)[oc] : 0;
         }
-}
+        __syncthreads();
+    }
 
-template <bool ChannelsLast>
-__global__ void __launch_bounds__(NONOVERLAP_F64_THREADS)
+    // Channels 16*chunk ... + 15 of the rows, to stage `at` of w. A thread copies of one row, every second channel.
+    __device__ __forceinline__ void ask_rows(int chunk, int at)
+    {
+        int row = threadIdx.x % Rows, k = threadIdx.x / Rows, from = column[row];
+        const double *w = (const double *)p.w + max(from, 0) +
+                          ((int64_t)g * p.in_group + chunk * Depth + k) * p.columns;
+        double *to = weights + at * (Depth * Shared::Pitch) + k * Shared::Pitch + row;
+        int left = from >= 0 ? p.in_group - chunk * Depth - k : 0;
+#pragma unroll
+        for (int i = 0; i < Depth / 2; i++) {
+            copy_8_bytes(to + i * 2 * Shared::Pitch, 2 * i < left ? w : (const double *)p.w, 2 * i < left);
+            w += 2 * (int64_t)p.columns;
+        }
+    }
+
+    // What a thread copies of a tile's positions: neighbouring threads take neighbouring positions of a channel, or,
+    // where x is so, neighbouring channels of a position.
+    struct Aim { int64_t at[Copies]; };      // offsets in x; -1: none
+
+    __device__ __forceinline__ Aim aim(int tile) const
+    {
+        Aim a;
+#pragma unroll
+        for (int i = 0; i < Copies; i++) {
+            if (p.x_stride[1] != 1 && i > 0) { a.at[i] = a.at[0];  continue; }
+            int column = p.x_stride[1] == 1 ? (int)threadIdx.x / Depth + i * (Threads / Depth)
+                                            : (int)threadIdx.x % Positions;
+            int position = tile * Positions + nonoverlap_f64_place(column);
+            a.at[i] = column < Positions && position < p.positions ? nonoverlap_x_offset(p, position) : -1;
+        }
+        return a;
+    }
+
+    __device__ __forceinline__ void ask_positions(const Aim &aim, int chunk, int at)
+    {
+        const double *x = (const double *)p.x + ((int64_t)g * p.in_group + chunk * Depth) * p.x_stride[1];
+        double *to = x_stages + at * (Depth * Pitch);
+        bool channels_first = p.x_stride[1] == 1;
+        int left = p.in_group - chunk * Depth;
+#pragma unroll
+        for (int i = 0; i < Copies; i++) {
+            int column = channels_first ? (int)threadIdx.x / Depth + i * (Threads / Depth) : threadIdx.x % Positions;
+            int k = channels_first ? threadIdx.x % Depth : (int)threadIdx.x / Positions + i * (Threads / Positions);
+            bool exists = aim.at[i] >= 0 && k < left;
+            if (column < Positions && k < Depth)
+                copy_8_bytes(to + k * Pitch + column, exists ? x + aim.at[i] + k * p.x_stride[1] : x, exists);
+        }
+    }
+
+    __device__ __forceinline__ void store_one(const int64_t *bases, int tile, int row, int i, double v) const
+    {
+        int64_t base = bases[i], offset = y_of_row[row];
+        int position = tile * Positions + nonoverlap_f64_place(i);
+        if (base == INT64_MIN || offset == INT64_MIN) return;
+        if (p.cropped && !nonoverlap_inside<ChannelsLast>(p, position, slice_row + row)) return;
+        ((double *)p.y)[base + offset] = v + bias[row];
+    }
+
+    // The one place where finished sums become values of y. sum[m][n]: rows row ... row + 7 x columns position ... + 7,
+    // for m, n = 0 ... 3.
+    __device__ __forceinline__ void store(const int64_t *bases, int tile, int row, int position,
+                                          const double (&sum)[4][4][2]) const
+    {
+        int lane = threadIdx.x % 32, across = lane / 4, along = lane % 4 * 2;
+        double *y = (double *)p.y;
+#pragma unroll
+        for (int m = 0; m < 4; m++)
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                int r = row + m * 8 + (ChannelsLast ? along : across);
+                int i = position + n * 8 + (ChannelsLast ? across : along);
+                if (ChannelsLast ? p.quads != 0 : p.quads == 2 || p.quads == 4) {
+                    const int other = !ChannelsLast && m % 2 == 0 ? m + 1 : m;
+                    int64_t offset = y_of_row[r];
+                    if (!ChannelsLast && m % 2 == 1) continue;
+#pragma unroll
+                    for (int e = 0; e < (ChannelsLast ? 1 : 2); e++) {
+                        double2 v = ChannelsLast ? make_double2(sum[m][n][0] + bias[r], sum[m][n][1] + bias[r + 1])
+                                                 : make_double2(sum[m][n][e] + bias[r], sum[other][n][e] + bias[r]);
+                        if (bases[i + e] != INT64_MIN && offset != INT64_MIN)
+                            __stcs((double2 *)(y + bases[i + e] + offset), v);
+                    }
+                    continue;
+                }
+#pragma unroll
+                for (int e = 0; e < 2; e++)
+                    store_one(bases, tile, r + (ChannelsLast ? e : 0), i + (ChannelsLast ? 0 : e), sum[m][n][e]);
+            }
+    }
+
+    __device__ __forceinline__ void multiply(const double *w, const double *x, int row, int position,
+                                             double (&sum)[4][4][2]) const
+    {
+        int lane = threadIdx.x % 32;
+        w += lane % 4 * Shared::Pitch + row + lane / 4;
+        x += lane % 4 * Pitch + position + lane / 4;
+#pragma unroll
+        for (int k = 0; k < Depth; k += 8) {
+            double a[4][2], b[4][2];
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                a[i / 2][i % 2] = w[(k + i % 2 * 4) * Shared::Pitch + i / 2 * 8];
+                b[i / 2][i % 2] = x[(k + i % 2 * 4) * Pitch + i / 2 * 8];
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i += 2)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    if (ChannelsLast) multiply_f64(sum[j][i], sum[j][i + 1], b[i], b[i + 1], a[j]);
+                    else multiply_f64(sum[i][j], sum[i + 1][j], a[i], a[i + 1], b[j]);
+        }
+    }
+
+    // All tiles of positions tile, tile + step, ...: the copies run `stages` - 1 chunks ahead, across tiles.
+    __device__ __forceinline__ void walk(int tile, int step)
+    {
+        int warp = threadIdx.x / 32, row = warp / 2 * 32, position = warp % 2 * 32;
+        int ask_tile = tile, ask_chunk = 0, ask_stage = 0, stage = 0;
+        double sum[4][4][2];
+        Aim target;
+        auto ask = [&]() {
+            if (ask_tile < p.tiles) {
+                if (!resident) ask_rows(ask_chunk, ask_stage);
+                if (ask_chunk == 0) target = aim(ask_tile);
+                ask_positions(target, ask_chunk, ask_stage);
+                if (++ask_chunk == chunks) { ask_chunk = 0;  ask_tile += step; }
+                if (++ask_stage == p.stages) ask_stage = 0;
+            }
+            asm volatile("cp.async.commit_group;" ::: "memory");
+        };
+        rows_of_slice();
+        if (resident)
+            for (int chunk = 0; chunk < chunks; chunk++) ask_rows(chunk, chunk);
+        for (int i = 0; i < p.stages - 1; i++) ask();
+        for (int odd = 0; tile < p.tiles; tile += step, odd ^= 1) {
+            int64_t *bases = y_of_position + odd * Positions;
+            for (int i = threadIdx.x; i < Positions; i += Threads) {
+                int at = tile * Positions + nonoverlap_f64_place(i);
+                bases[i] = at < p.positions ? nonoverlap_y_offset(p, at) : INT64_MIN;
+            }
+#pragma unroll
+            for (int i = 0; i < 32; i++) sum[i / 8][i / 2 % 4][i % 2] = 0;
+            for (int chunk = 0; chunk < chunks; chunk++) {
+                if (p.stages == 4) asm volatile("cp.async.wait_group 2;" ::: "memory");
+                else if (p.stages == 3) asm volatile("cp.async.wait_group 1;" ::: "memory");
+                else asm volatile("cp.async.wait_group 0;" ::: "memory");
+                __syncthreads();
+                ask();
+                multiply(weights + (resident ? chunk : stage) * (Depth * Shared::Pitch),
+                         x_stages + stage * (Depth * Pitch), row, position, sum);
+                if (++stage == p.stages) stage = 0;
+            }
+            if (chunks == 0) __syncthreads();
+            store(bases, tile, row, position, sum);
+        }
+    }
+};
+
+template <int RowWarps, bool ChannelsLast>
+__global__ void __launch_bounds__(64 * RowWarps, NONOVERLAP_F64_BLOCKS)
 nonoverlap_f64_kernel(const __grid_constant__ NonoverlapProblem p)
 {
 #if __CUDA_ARCH__ >= 800
     extern __shared__ __align__(128) unsigned char nonoverlap_memory[];
-    NonoverlapF64Shared &s = *(NonoverlapF64Shared *)nonoverlap_memory;
-    int slice = (int)(blockIdx.x % (unsigned)max(p.slices, 1)), tile = (int)(blockIdx.x / (unsigned)max(p.slices, 1));
-    int g = slice / p.slices_of_group, slice_row = (slice - g * p.slices_of_group) * NONOVERLAP_F64_ROWS;
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = warp / 2 * 32, position = warp % 2 * 32;
-    if (tile < p.tiles) {
-        double sum[4][4][2] = {};
-        nonoverlap_f64_tables<ChannelsLast>(p, s, g, slice_row, tile);
-        nonoverlap_f64_load(p, s, g, 0, 0);
-        for (int first = 0, buffer = 0; first < p.in_group; first += NONOVERLAP_F64_DEPTH, buffer ^= 1) {
-            bool more = first + NONOVERLAP_F64_DEPTH < p.in_group;
-            if (more) nonoverlap_f64_load(p, s, g, first + NONOVERLAP_F64_DEPTH, buffer ^ 1);
-            if (more) asm volatile("cp.async.wait_group 1;" ::: "memory");
-            else asm volatile("cp.async.wait_group 0;" ::: "memory");
-            __syncthreads();
-#pragma unroll
-            for (int k = 0; k < NONOVERLAP_F64_DEPTH; k += 4) {
-                double w[4], x[4];
-#pragma unroll
-                for (int m = 0; m < 4; m++) w[m] = s.w[buffer][k + lane % 4][row + m * 8 + lane / 4];
-#pragma unroll
-                for (int n = 0; n < 4; n++) x[n] = s.x[buffer][k + lane % 4][position + n * 8 + lane / 4];
-#pragma unroll
-                for (int m = 0; m < 4; m++)
-#pragma unroll
-                    for (int n = 0; n < 4; n++)
-                        if (ChannelsLast) multiply_f64(sum[m][n], x[n], w[m]);
-                        else multiply_f64(sum[m][n], w[m], x[n]);
-            }
-            __syncthreads();
-        }
-        nonoverlap_f64_store<ChannelsLast>(p, s, slice_row, tile, row, position, sum);
-    }
+    int slices = max(p.slices, 1), slice = (int)blockIdx.x % slices;
+    if (p.tiles > 0)
+        NonoverlapF64Block<RowWarps, ChannelsLast>(p, nonoverlap_memory, slice).walk((int)blockIdx.x / slices,
+                                                                                     p.blocks_of_slice);
     if (p.fill) nonoverlap_fill<double, ChannelsLast>(p);
 #endif
 }

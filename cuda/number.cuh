@@ -5,6 +5,22 @@ namespace convt3d_cuda {
 
 template <class T> struct Number;
 
+// max and min that keep NaN, one instruction for f32.
+static __device__ __forceinline__ float max_nan(float a, float b)
+{
+    float r;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+    return r;
+}
+static __device__ __forceinline__ float min_nan(float a, float b)
+{
+    float r;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+    return r;
+}
+static __device__ __forceinline__ double max_nan(double a, double b) { return a < b ? b : a; }      // b is no NaN
+static __device__ __forceinline__ double min_nan(double a, double b) { return a > b ? b : a; }
+
 template <> struct Number<float> {
     typedef float Accumulator;
     static __device__ float widen(float v) { return v; }

@@ -1,5 +1,5 @@
 /* Quick start: one transposed convolution, the whole program. From the project's root:
- *     cc -O2 -fopenmp examples/quickstart.c -o quickstart && ./quickstart
+ *     cc -O2 -fopenmp examples/quickstart.c -o quickstart -lm && ./quickstart
  * Doubles a 2x2x2 volume on every axis with a 2x2x2 kernel and stride 2, as the decoder of a U-Net does. */
 #define CONVT3D_IMPLEMENTATION
 #include "../convt3d.h"

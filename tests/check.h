@@ -11,12 +11,15 @@
  *     exact   seed % 5: 0 balanced integers, 1 large x and w in {-1, 0, 1}, 2 the reverse; for f32 (not TF32) and f64 also
  *             3 x up to 2^20 and w in {-1, 0, 1}, 4 the reverse (16-bit types: as 0)
  *     seed % 7 == 6 leaves the bias out.
+ *     lists   residuals are normal numbers, scale lies in +-[0.5, 1.5), shift is normal; odd entries of seed % 3 == 2 have
+ *             none. Everything that a normalisation writes is given, and judged.
  */
 #ifndef CONVT3D_TESTS_CHECK_H
 #define CONVT3D_TESTS_CHECK_H
 
 #include "../convt3d.h"
 #include "oracle.h"
+#include "oracle_ops.h"
 #include <stdio.h>
 
 typedef struct check_request {
@@ -102,7 +105,8 @@ static inline void check_set_poison(unsigned char *data, int64_t index, int32_t 
 
 /* ---- data ---- */
 
-enum { CHECK_X = 0, CHECK_W = 1, CHECK_BIAS = 2 };
+enum { CHECK_X = 0, CHECK_W = 1, CHECK_BIAS = 2, CHECK_RESIDUAL = 3, CHECK_SCALE = 4, CHECK_SHIFT = 5, CHECK_MEAN = 6,
+       CHECK_RSTD = 7, CHECK_RUNNING_MEAN = 8, CHECK_RUNNING_VAR = 9, CHECK_TENSORS = 10 };
 
 static inline double check_normal(uint64_t seed, uint64_t i)
 {
@@ -163,6 +167,9 @@ static inline double check_value(const oracle_problem *p, const check_request *r
 typedef struct check_run {
     oracle_problem problem;
     check_buffer x, w, bias, y;
+    check_buffer ops[CONVT3D_MAX_OPS][CHECK_TENSORS];
+    convt3d_io io;              /* what the call was given */
+    int32_t op_count, normalises;
     int64_t *list;              /* NULL: all outputs are judged */
     oracle_value *values;
     int64_t count;              /* outputs judged */
@@ -171,8 +178,11 @@ typedef struct check_run {
 
 static inline void check_free(check_run *run)
 {
+    int i, k;
     free(run->x.memory); free(run->w.memory); free(run->bias.memory); free(run->y.memory);
     free(run->problem.w); free(run->list); free(run->values);
+    for (i = 0; i < CONVT3D_MAX_OPS; i++)
+        for (k = 0; k < CHECK_TENSORS; k++) free(run->ops[i][k].memory);
 }
 
 static inline int check_fail(check_result *result, const char *message)
@@ -242,6 +252,134 @@ static inline void check_clear_y(void *context, int64_t begin, int64_t end)
     }
 }
 
+/* ---- the tensors of the list ---- */
+
+static inline double check_op_value(uint64_t seed, int entry, int tensor, uint64_t i)
+{
+    uint64_t s = (seed * 8 + (uint64_t)entry) * CHECK_TENSORS + (uint64_t)tensor;
+    double sign = oracle_hash(s ^ 0x51, i) & 1 ? 1.0 : -1.0;
+    if (tensor == CHECK_SCALE) return sign * (0.5 + oracle_uniform(s, i));
+    if (tensor == CHECK_RUNNING_VAR) return 0.5 + oracle_uniform(s, i);
+    return check_normal(s, i);
+}
+
+/* A tensor of `count` values in their type; the seed fills it. */
+static inline void *check_make_vector(const check_request *request, check_run *run, int entry, int tensor, int64_t count)
+{
+    int32_t dtype = request->desc.dtype == CONVT3D_F64 ? CONVT3D_F64 : CONVT3D_F32;
+    check_buffer *b = &run->ops[entry][tensor];
+    int64_t i;
+    if (!check_buffer_make(b, count, oracle_format_of(dtype).size, 0xFF)) return NULL;
+    for (i = 0; i < count; i++) oracle_store(dtype, b->data, i, check_op_value(request->seed, entry, tensor, (uint64_t)i));
+    return b->data;
+}
+
+static inline void *check_make_residual(const check_request *request, check_run *run, int entry)
+{
+    const oracle_problem *p = &run->problem;
+    check_buffer *b = &run->ops[entry][CHECK_RESIDUAL];
+    int64_t stride[5], at[5] = {0, 0, 0, 0, 0}, i;
+    memcpy(stride, request->desc.ops[entry].stride, sizeof stride);
+    if (oracle_all_zero(stride)) oracle_dense_strides(p->layout, p->out, stride);
+    if (!check_buffer_make(b, oracle_span(p->out, stride), run->size, 0xFF)) return NULL;
+    for (i = 0; i < p->y_count; i++, oracle_step(p->out, at))
+        oracle_store(p->dtype, b->data, oracle_offset(at, stride),
+                     check_op_value(request->seed, entry, CHECK_RESIDUAL, (uint64_t)i));
+    return b->data;
+}
+
+/* What entry i uses, all of it but for what seed % 3 == 2 leaves out. Returns 0 when memory is short. */
+static inline int check_make_op(const check_request *request, check_run *run, int i, convt3d_op_io *t)
+{
+    const convt3d_op *op = &request->desc.ops[i];
+    int32_t uses = convt3d_op_uses(op->kind);
+    int64_t channels = run->problem.out[1], sets = op->groups ? run->problem.out[0] * op->groups : channels;
+    int spare = request->seed % 3 == 2 && i % 2 == 1, ok = 1;
+    if (uses & CONVT3D_USES_RESIDUAL) ok &= (t->residual = check_make_residual(request, run, i)) != NULL;
+    if ((uses & CONVT3D_USES_SCALE) && !spare) {
+        ok &= (t->scale = check_make_vector(request, run, i, CHECK_SCALE, channels)) != NULL;
+        ok &= (t->shift = check_make_vector(request, run, i, CHECK_SHIFT, channels)) != NULL;
+    }
+    if ((uses & CONVT3D_USES_STATISTICS) && !spare) {
+        ok &= (t->mean = check_make_vector(request, run, i, CHECK_MEAN, sets)) != NULL;
+        ok &= (t->rstd = check_make_vector(request, run, i, CHECK_RSTD, sets)) != NULL;
+    }
+    if ((uses & CONVT3D_USES_RUNNING) && !spare) {
+        ok &= (t->running_mean = check_make_vector(request, run, i, CHECK_RUNNING_MEAN, channels)) != NULL;
+        ok &= (t->running_var = check_make_vector(request, run, i, CHECK_RUNNING_VAR, channels)) != NULL;
+    }
+    return ok;
+}
+
+static inline int check_make_ops(const check_request *request, check_run *run, convt3d_io *io)
+{
+    int i;
+    for (i = 0; i < CONVT3D_MAX_OPS && request->desc.ops[i].kind != CONVT3D_OP_END; i++) {
+        if (!check_make_op(request, run, i, &io->ops[i])) return 0;
+        if (convt3d_op_uses(request->desc.ops[i].kind) & CONVT3D_USES_STATISTICS) run->normalises = 1;
+    }
+    run->op_count = i;
+    return 1;
+}
+
+/* One written statistic beside what it must be. */
+static inline int check_statistic(int32_t dtype, const void *got, int64_t i, double want, double bound)
+{
+    double y = oracle_small(got, dtype, i, NAN);
+    if (!got || isinf(bound)) return 1;
+    if (!isfinite(want)) return oracle_same(y, want) || (isnan(y) && isinf(want));
+    return fabs(y - want) <= bound + 4 * oracle_format_of(dtype).u * fabs(want) + ldexp(1, -149);
+}
+
+/* Mean, rstd and the running statistics that a normalisation left. */
+static inline int check_statistics(const check_request *request, const check_run *run, int entry,
+                                   const oracle_norm *found, int64_t sets)
+{
+    const convt3d_op_io *t = &run->io.ops[entry];
+    const convt3d_op *op = &request->desc.ops[entry];
+    int64_t i;
+    int ok = 1;
+    for (i = 0; i < sets; i++) {
+        const oracle_norm *n = &found[i];
+        double m = op->b, d = n->mean_bound, deviation = sqrt(n->variance), wide = n->count / (n->count - 1);
+        double mean = (1 - m) * check_op_value(request->seed, entry, CHECK_RUNNING_MEAN, (uint64_t)i) + m * n->mean;
+        double var = (1 - m) * check_op_value(request->seed, entry, CHECK_RUNNING_VAR, (uint64_t)i) + m * n->variance * wide;
+        ok &= check_statistic(request->desc.dtype, t->mean, i, n->mean, d);
+        ok &= check_statistic(request->desc.dtype, t->rstd, i, n->rstd, n->rstd_bound);
+        ok &= check_statistic(request->desc.dtype, t->running_mean, i, mean, d + 4e-7);
+        ok &= check_statistic(request->desc.dtype, t->running_var, i, var, m * wide * d * (2 * deviation + d) + 4e-7);
+    }
+    return ok;
+}
+
+/* What the list makes of the judged outputs; NULL where memory is short. */
+static inline oracle_point *check_points(const check_request *request, const check_run *run, const double *range,
+                                         check_result *result)
+{
+    const oracle_problem *p = &run->problem;
+    oracle_point *points = (oracle_point *)malloc((size_t)(run->count + 1) * sizeof *points);
+    oracle_norm *found = (oracle_norm *)calloc((size_t)(p->out[0] * p->out[1] + p->out[1] + 1), sizeof *found);
+    int64_t j;
+    int i, ok = points && found;
+    for (j = 0; ok && j < run->count; j++)
+        points[j] = oracle_start_point(&run->values[j], p->dtype, request->desc.math, request->exact, range ? range[j] : 0);
+    for (i = 0; ok && i < run->op_count; i++) {
+        const convt3d_op *op = &request->desc.ops[i];
+        const convt3d_op_io *t = &run->io.ops[i];
+        if (!(convt3d_op_uses(op->kind) & CONVT3D_USES_STATISTICS)) {
+            oracle_apply_all(p, op, t, run->list, run->count, points);
+            continue;
+        }
+        ok = oracle_normalise_all(p, op, t, points, found);
+        if (ok && !check_statistics(request, run, i, found, op->groups ? p->out[0] * op->groups : p->out[1]))
+            check_fail(result, "a statistic that the normalisation wrote is wrong");
+    }
+    free(found);
+    if (ok) return points;
+    free(points);
+    return NULL;
+}
+
 /* x, w and bias: the caller's or made. What lies between the elements of a strided x is NaN. */
 static inline int check_make_inputs(const check_request *request, check_run *run, convt3d_io *io)
 {
@@ -269,7 +407,7 @@ static inline int check_make_inputs(const check_request *request, check_run *run
     }
     p->x = io->x;
     p->bias = io->bias;
-    return 1;
+    return check_make_ops(request, run, io);
 }
 
 static inline int check_make_output(check_run *run, convt3d_io *io)
@@ -292,7 +430,7 @@ static inline double check_products(const oracle_problem *p)
 static inline int check_make_values(const check_request *request, check_run *run, const void *w)
 {
     oracle_problem *p = &run->problem;
-    int full = check_products(p) <= CHECK_FULL_PRODUCTS && p->y_count <= CHECK_FULL_OUTPUTS;
+    int full = run->normalises || (check_products(p) <= CHECK_FULL_PRODUCTS && p->y_count <= CHECK_FULL_OUTPUTS);
     if (!oracle_decode_w(p, w)) return 0;
     run->count = p->y_count;
     if (!full && !(run->list = oracle_sample(p, request->seed, &run->count))) return 0;
@@ -332,22 +470,36 @@ static inline double check_range(const check_request *request, const check_run *
     return ldexp((double)v->products, -48) * most[index[0]] * most[run->problem.in[0] + index[1]];
 }
 
+/* check_range() of every judged output; NULL where all are 0. */
+static inline double *check_ranges(const check_request *request, const check_run *run, const double *most)
+{
+    double *ranges = most ? (double *)malloc((size_t)(run->count + 1) * sizeof *ranges) : NULL;
+    int64_t j, index[5];
+    for (j = 0; ranges && j < run->count; j++) {
+        oracle_unravel(run->problem.out, run->list ? run->list[j] : j, index);
+        ranges[j] = check_range(request, run, most, &run->values[j], index);
+    }
+    return ranges;
+}
+
 /* Judges the outputs; keeps the worst by error/bound and the RMS. */
 static inline void check_judge(const check_request *request, const check_run *run, check_result *result)
 {
     const oracle_problem *p = &run->problem;
     double *most = request->desc.device == CONVT3D_DEVICE_CUDA ? check_largest(p) : NULL;
     const double u = oracle_format_of(p->dtype).u;
-    double worst = -1, squares = 0;
+    double worst = -1, squares = 0, *ranges = check_ranges(request, run, most);
+    oracle_point *points = run->op_count ? check_points(request, run, ranges, result) : NULL;
     int64_t j, index[5], scored = 0, failed = 0;
-    for (j = 0; j < run->count; j++) {
+    if (run->op_count && !points) check_fail(result, "out of memory for the oracle of this case");
+    for (j = 0; j < (run->op_count && !points ? 0 : run->count); j++) {
         const oracle_value *v = run->values + j;
         oracle_verdict verdict;
         double y, ratio;
         oracle_unravel(p->out, run->list ? run->list[j] : j, index);
         y = oracle_load(p->dtype, run->y.data, oracle_offset(index, p->y_stride));
-        verdict = oracle_judge(v, y, p->dtype, request->desc.math, request->exact,
-                               check_range(request, run, most, v, index));
+        verdict = points ? oracle_judge_point(&points[j], y, p->dtype)
+                         : oracle_judge(v, y, p->dtype, request->desc.math, request->exact, ranges ? ranges[j] : 0);
         failed += !verdict.pass;
         ratio = verdict.pass ? verdict.error > 0 ? verdict.error / verdict.bound : 0
                              : verdict.error > 0 && verdict.bound > 0 ? verdict.error / verdict.bound : INFINITY;
@@ -360,13 +512,15 @@ static inline void check_judge(const check_request *request, const check_run *ru
             result->error = verdict.error;
             result->bound = verdict.bound;
         }
-        if (v->products > 0 && !v->special && v->sum > 0 && isfinite(v->sum) && isfinite(y)) {
+        if (!points && v->products > 0 && !v->special && v->sum > 0 && isfinite(v->sum) && isfinite(y)) {
             double e = ((y - v->high) - v->low) / (u * v->sum);
             squares += e * e;
             scored++;
         }
     }
     free(most);
+    free(ranges);
+    free(points);
     result->checked = run->count;
     result->rms = scored ? sqrt(squares / (double)scored) : 0;
     if (!failed) return;
@@ -436,7 +590,11 @@ static inline void check_case(const check_request *request, check_result *result
     if (!check_plan(request, &run, result)) return;
     if (!check_make_inputs(request, &run, &io) || !check_make_output(&run, &io)) {
         check_fail(result, "out of memory for the data of this case");
-    } else if ((result->status = convt3d(&request->desc, &io, &error)) != CONVT3D_OK) {
+        check_free(&run);
+        return;
+    }
+    run.io = io;
+    if ((result->status = convt3d(&request->desc, &io, &error)) != CONVT3D_OK) {
         check_fail(result, error.text);
     } else if (!check_make_values(request, &run, io.w)) {
         check_fail(result, "out of memory for the oracle of this case");

@@ -6,6 +6,7 @@
 #include "shapes.h"
 #include "tap.h"
 #include "../tools/shape.h"
+#include "../tools/then.h"
 
 static const char *const common_dtypes[4] = {"f32", "f64", "f16", "bf16"};
 static const char *const common_layouts[2] = {"ncdhw", "ndhwc"};
@@ -13,11 +14,13 @@ static const char *const common_layouts[2] = {"ncdhw", "ndhwc"};
 /* The command that repeats one check. A view's strides have no words on the command line: they are added as text. */
 static inline void common_reproducer(const check_request *r, const char *message)
 {
-    char shape[SHAPE_TEXT];
+    char shape[SHAPE_TEXT], then[THEN_TEXT];
     const int64_t *x = r->desc.x_stride, *y = r->desc.y_stride;
     shape_format(&r->desc, shape, sizeof shape);
     tap_note("%s", message);
-    tap_note("convt3d check %s --device %s --dtype %s --layout %s --data %s --seed %llu --threads %d", shape,
+    then_format(r->desc.ops, then, sizeof then);
+    tap_note("convt3d check %s%s%s --device %s --dtype %s --layout %s --data %s --seed %llu --threads %d", shape,
+             then[0] ? " --then " : "", then,
              r->desc.device == CONVT3D_DEVICE_CUDA ? "cuda" : "cpu", common_dtypes[r->desc.dtype],
              common_layouts[r->desc.layout], r->exact ? "exact" : "real",
              (unsigned long long)r->seed, r->desc.threads);
@@ -27,13 +30,19 @@ static inline void common_reproducer(const check_request *r, const char *message
                  (long long)y[0], (long long)y[1], (long long)y[2], (long long)y[3], (long long)y[4]);
 }
 
+/* CUDA if CONVT3D_TEST_DEVICE says so. */
+static inline int32_t common_device(void)
+{
+    const char *device = getenv("CONVT3D_TEST_DEVICE");
+    return device && !strcmp(device, "cuda") ? CONVT3D_DEVICE_CUDA : CONVT3D_DEVICE_CPU;
+}
+
 /* Runs a check, on the GPU if CONVT3D_TEST_DEVICE is cuda; a failure prints its reproducer. */
 static inline int common_check(const check_request *request)
 {
     check_request placed = *request;
     check_result result;
-    const char *device = getenv("CONVT3D_TEST_DEVICE");
-    if (device && !strcmp(device, "cuda")) placed.desc.device = CONVT3D_DEVICE_CUDA;
+    if (common_device()) placed.desc.device = common_device();
     check_case(&placed, &result);
     if (!result.pass) common_reproducer(&placed, result.message);
     return result.pass;
@@ -44,13 +53,14 @@ typedef struct common_data {
     convt3d_desc desc;
     oracle_problem problem;
     check_buffer x, w, bias, y;
+    check_run run;              /* owns the list's tensors */
     convt3d_io io;
     int32_t size;
 } common_data;
 
 static inline void common_free(common_data *c)
 {
-    free(c->x.memory); free(c->w.memory); free(c->bias.memory); free(c->y.memory);
+    check_free(&c->run);
 }
 
 /* Poisons y again. */
@@ -66,21 +76,21 @@ static inline void common_poison(common_data *c)
 static inline int common_make(common_data *c, const convt3d_desc *desc, int exact, uint64_t seed)
 {
     check_request request;
-    check_run run;
+    check_run *run = &c->run;
     memset(c, 0, sizeof *c);
     memset(&request, 0, sizeof request);
-    memset(&run, 0, sizeof run);
     c->desc = request.desc = *desc;
     request.exact = exact;
     request.seed = seed;
-    run.size = c->size = oracle_format_of(desc->dtype).size;
-    if (!oracle_init(&run.problem, desc)) return 0;
-    if (!check_make_inputs(&request, &run, &c->io) || !check_make_output(&run, &c->io)) {
-        check_free(&run);
+    run->size = c->size = oracle_format_of(desc->dtype).size;
+    if (!oracle_init(&run->problem, desc)) return 0;
+    if (!check_make_inputs(&request, run, &c->io) || !check_make_output(run, &c->io)) {
+        check_free(run);
         return 0;
     }
-    c->problem = run.problem;
-    c->x = run.x; c->w = run.w; c->bias = run.bias; c->y = run.y;
+    run->io = c->io;
+    c->problem = run->problem;
+    c->x = run->x; c->w = run->w; c->bias = run->bias; c->y = run->y;
     return 1;
 }
 

@@ -113,7 +113,7 @@ typedef struct oracle_problem {
     int64_t x_stride[5], y_stride[5];       /* the same order, elements */
     int64_t kernel[3], stride[3], padding[3], dilation[3], groups;
     int64_t x_span, w_count, y_span, y_count;   /* elements from the first to past the last; elements */
-    int32_t dtype;
+    int32_t dtype, layout;
     const void *x, *bias;                   /* bias may be NULL */
     double *w;                              /* decoded by oracle_decode_w() */
 } oracle_problem;
@@ -171,6 +171,7 @@ static inline int oracle_init(oracle_problem *p, const convt3d_desc *desc)
     int a;
     memset(p, 0, sizeof *p);
     p->dtype = desc->dtype;
+    p->layout = desc->layout;
     p->groups = desc->groups ? desc->groups : 1;
     p->in[0] = p->out[0] = desc->batch;
     p->in[1] = desc->in_channels;

@@ -305,8 +305,25 @@ assert sorted({row["dtype"] for row in data["results"]}) == ["f32", "f64"]
 assert json.load(open("odd.json"))["results"][0]["name"] == 'quote"\\and\ttab\u00e9?'
 PYTHON
 python3 json_check.py 2>err; report $? 'the JSON parses and has the promised keys'
-python3 "$source/bench/compare.py" bench.json bench.json >out 2>err && grep -q 'geometric mean 1.000' out
+python3 "$source/bench/compare.py" bench.json --peer bench.json >out 2>err && grep -q 'speed-up.*mean 1.000' out
 report $? 'compare.py reads it'
+if "$tool" bench $good --peer onednn --json peer.json >out 2>err; then
+    python3 "$source/bench/compare.py" peer.json --out table.md >out 2>err && grep -q '^- peer: oneDNN' table.md
+    report $? 'bench --peer onednn, and compare.py reads it'
+else one_line; report $? 'bench --peer onednn: one clear line where it is missing'
+fi
+plotter=
+for python in python3 /usr/bin/python3; do
+    [ -n "$plotter" ] || ! "$python" -c 'import matplotlib' 2>/dev/null || plotter=$python
+done
+if [ -n "$plotter" ]; then
+    "$plotter" "$source/bench/plot.py" bench.json --peer bench.json --out plots >out 2>err &&
+        grep -q '</svg>' plots/speedup-f32.svg && grep -q '</svg>' plots/roofline-f64.svg
+    report $? 'plot.py draws it'
+else
+    count=$((count + 1))
+    echo "ok $count - plot.py draws it # SKIP no matplotlib"
+fi
 
 # ---- outputs appear whole or not at all --------------------------------------------------------------------------
 
@@ -347,7 +364,7 @@ convt3d_status convt3d(const convt3d_desc *desc, const convt3d_io *io, convt3d_e
     return status;
 }
 C
-tool_sources=$(for file in "$source"/tools/*.c; do case $file in *_cuda.c) ;; *) echo "$file" ;; esac done)
+tool_sources=$(for file in "$source"/tools/*.c; do case $file in *_cuda.c | *_onednn.c) ;; *) echo "$file" ;; esac done)
 if ${CC:-cc} -O1 -I "$source" -I "$source/tools" -o broken broken.c $tool_sources -lm >broken.log 2>&1; then
     intact=$tool tool=$dir/broken
     exits 'a wrong output' 1 check $good

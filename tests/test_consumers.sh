@@ -1,6 +1,6 @@
 #!/bin/sh
 # Promise: a program gets convt3d with the compiler lines and build files of README.md, exactly as they stand there:
-# the header alone, pkg-config, CMake, and a Meson subproject. Speaks TAP.
+# dist/convt3d.h, the header alone, with cpu/, with CUDA, pkg-config, CMake, and a Meson subproject. Speaks TAP.
 #     tests/test_consumers.sh SOURCE_ROOT
 set -u
 root=$(cd "$1" && pwd)
@@ -47,38 +47,51 @@ int main(void) {
 }
 PROGRAM
 
-# ---- the header alone: no file but those that the README names
+# program LINE: what follows its -o
+program() { echo "$1" | sed 's/.* -o \([^ ]*\).*/\1/'; }
+# lines HEADING FOLDER: runs every line of that block in the folder, and the program that it makes.
+lines() {
+    block "$1" sh >"$scratch/lines"
+    while IFS= read -r line; do
+        if ! has "${line%% *}"; then skip "README: $line" "no ${line%% *}"
+        else case $line in
+            *" -c "*) try "README: $line" sh -ec "cd '$2' && $line" ;;
+            *) try "README: $line" run_line "$2" "$line" "$(program "$line")" ;;
+        esac; fi
+    done <"$scratch/lines"
+    test -s "$scratch/lines"; report $? "README has lines for: $1"
+}
+
+# ---- each way with no file but those that the README names
 alone=$scratch/alone
 mkdir -p "$alone/examples"
 cp "$root/convt3d.h" "$root/convt3d.c" "$alone"
 cp "$root/examples/quickstart.c" "$alone/examples"
 sed 's/<convt3d.h>/"convt3d.h"/' "$scratch/app.c" >"$alone/app.c"
-block "The header alone" sh >"$scratch/lines"
-while IFS= read -r line; do
-    if has "${line%% *}"; then try "README: $line" run_line "$alone" "$line" "${line##* }"
-    else skip "README: $line" "no ${line%% *}"; fi
-done <"$scratch/lines"
-test -s "$scratch/lines"; report $? "README has lines for the header alone"
-
-# ---- the fast CPU path by hand
+lines "convt3d.h alone: easiest to read" "$alone"
 cp -r "$root/cpu" "$alone"
-block "With the fast CPU path" sh >"$scratch/lines"
-while IFS= read -r line; do try "README: $line" run_line "$alone" "$line" app; done <"$scratch/lines"
-test -s "$scratch/lines"; report $? "README has a line for the fast CPU path"
+lines "convt3d.h with cpu/: what dist/convt3d.h is made of" "$alone"
+
+# ---- the one file: written by the README's command in a copy of what it reads, then carried elsewhere
+one_file=$scratch/one_file
+write_dist() {
+    mkdir -p "$scratch/source/tools" "$one_file" &&
+    cp -r "$root/cpu" "$root/cuda" "$root/convt3d.h" "$scratch/source" &&
+    cp "$root/tools/amalgamate.py" "$scratch/source/tools" &&
+    grep -qx '    python3 tools/amalgamate.py' "$root/README.md" &&
+    (cd "$scratch/source" && python3 tools/amalgamate.py) &&
+    cp "$scratch/source/dist/convt3d.h" "$alone/app.c" "$one_file"
+}
+try "README: python3 tools/amalgamate.py" write_dist
+lines "dist/convt3d.h: one file, fast" "$one_file"
 
 # ---- the GPU by hand: compiled and linked here, and run where the program's problem is on the CPU
-by_hand=$scratch/by_hand
-mkdir -p "$by_hand"
-cp -r "$root/convt3d.h" "$root/convt3d.c" "$root/cuda" "$alone/app.c" "$by_hand"
-block "With an NVIDIA GPU" sh >"$scratch/lines"
-while IFS= read -r line; do
-    if ! has nvcc; then skip "README: $line" "no nvcc"
-    else case $line in
-        *" -c "*) try "README: $line" sh -ec "cd '$by_hand' && $line" ;;
-        *) try "README: $line" run_line "$by_hand" "$line" app ;;
-    esac; fi
-done <"$scratch/lines"
-test "$(wc -l <"$scratch/lines")" -eq 2; report $? "README has two lines for the GPU"
+cp "$scratch/source/dist/convt3d_cuda.cu" "$one_file"
+# nvcc takes flags from the environment too: where it can, it optimises less here, which spares minutes. The build of
+# the library compiles the same text in earnest (test_amalgamated.sh).
+if has nvcc && nvcc --help | grep -q -e --Ofast-compile; then export NVCC_APPEND_FLAGS=--Ofast-compile=max; fi
+lines "With an NVIDIA GPU" "$one_file"
+unset NVCC_APPEND_FLAGS
 
 # ---- installed, then moved away from where it was built
 install_tree() {

@@ -24,6 +24,29 @@ static convt3d_desc small_desc(int32_t device)
     return d;
 }
 
+/* The same, followed by a list. */
+static convt3d_desc listed_desc(const char *list)
+{
+    convt3d_desc d = small_desc(CONVT3D_DEVICE_CUDA);
+    char why[THEN_TEXT];
+    if (!then_parse(list, d.ops, why)) tap_ok(0, "%s", why);
+    return d;
+}
+
+/* Where io has the tensor that check.h calls k. */
+static void **op_slot(convt3d_op_io *t, int k)
+{
+    switch (k) {
+    case CHECK_RESIDUAL: return (void **)&t->residual;
+    case CHECK_SCALE: return (void **)&t->scale;
+    case CHECK_SHIFT: return (void **)&t->shift;
+    case CHECK_MEAN: return &t->mean;
+    case CHECK_RSTD: return &t->rstd;
+    case CHECK_RUNNING_MEAN: return &t->running_mean;
+    default: return &t->running_var;
+    }
+}
+
 /* ---- without a device ------------------------------------------------------------------------------------------ */
 
 static void test_absence(void)
@@ -139,6 +162,40 @@ static void test_memory_mixes(void)
     common_free(&c);
 }
 
+/* The tensors of a list in every kind of memory: the same y, mean, rstd and running statistics. */
+static void test_list_memory(void)
+{
+    convt3d_desc d = listed_desc("add,channel_affine,group_norm:3,silu,multiply,batch_norm");
+    common_data host, c;
+    convt3d_error error;
+    int mix, i, k, same = 1;
+    if (!common_make(&host, &d, 0, 12)) { tap_ok(0, "memory"); return; }
+    same &= common_run(&host);
+    for (mix = 0; mix < MEMORIES * MEMORIES; mix++) {
+        void *there[CONVT3D_MAX_OPS][CHECK_TENSORS] = {{NULL}};
+        if (!common_make(&c, &d, 0, 12)) { tap_ok(0, "memory"); return; }
+        for (i = 0; i < CONVT3D_MAX_OPS; i++)
+            for (k = CHECK_RESIDUAL; k < CHECK_TENSORS; k++) {
+                int memory = k == CHECK_RESIDUAL ? mix % MEMORIES : (mix / MEMORIES + k) % MEMORIES;
+                if (!c.run.ops[i][k].data) continue;
+                *op_slot(&c.io.ops[i], k) = there[i][k] = place(memory, c.run.ops[i][k].data, c.run.ops[i][k].bytes);
+            }
+        common_poison(&c);
+        same &= convt3d(&d, &c.io, &error) == CONVT3D_OK && common_same_outputs(&host, &c);
+        for (i = 0; i < CONVT3D_MAX_OPS; i++)
+            for (k = CHECK_RESIDUAL; k < CHECK_TENSORS; k++) {
+                int memory = k == CHECK_RESIDUAL ? mix % MEMORIES : (mix / MEMORIES + k) % MEMORIES;
+                if (!there[i][k]) continue;
+                good(cudaMemcpy(c.run.ops[i][k].data, there[i][k], c.run.ops[i][k].bytes, cudaMemcpyDefault), "back");
+                same &= memcmp(c.run.ops[i][k].data, host.run.ops[i][k].data, c.run.ops[i][k].bytes) == 0;
+                displace(memory, there[i][k]);
+            }
+        common_free(&c);
+    }
+    tap_ok(same, "the list's tensors in every kind of memory: the same bits in y and in what it writes");
+    common_free(&host);
+}
+
 /* Views with gaps, on the host: staged without touching what lies between (check_case looks). */
 static void test_staged_views(void)
 {
@@ -202,6 +259,42 @@ static void test_slabs_where_memory_is_short(void)
     while (n > 0) cudaFree(taken[--n]);
 }
 
+/* Lists through little memory: cut along the batch where samples are normalised, along depth as well where not, and not
+ * at all where the batch is. */
+static void test_lists_where_memory_is_short(void)
+{
+    static const char *const lists[3] = {"silu,group_norm:2,add", "add,relu", "batch_norm"};
+    int l;
+    for (l = 0; l < 3; l++) {
+        convt3d_desc d = common_desc(2, 4, 48, 2, 2, 0);
+        common_data whole, pieces;
+        convt3d_error error;
+        char why[THEN_TEXT];
+        void *taken[64];
+        int n, ok = then_parse(lists[l], d.ops, why);
+        d.batch = l == 1 ? 1 : 8;
+        if (l == 1) d.in_size[0] = 200;
+        d.device = CONVT3D_DEVICE_CUDA;
+        strcpy(d.force, "cuda_generic");
+        if (!common_make(&whole, &d, 0, 12) || !common_make(&pieces, &d, 0, 12)) { tap_ok(0, "memory"); return; }
+        ok &= common_run(&whole);
+        n = hog(taken, (size_t)64 << 20);
+        if (l < 2) {
+            ok &= common_run(&pieces) && common_same_outputs(&whole, &pieces);
+            if (l == 0)
+                ok &= memcmp(whole.run.ops[1][CHECK_MEAN].data, pieces.run.ops[1][CHECK_MEAN].data, 8 * 2 * 4) == 0;
+            tap_ok(ok && n > 0, "%s in pieces, bit for bit", lists[l]);
+        } else {
+            common_poison(&pieces);
+            tap_ok(ok && convt3d(&d, &pieces.io, &error) == CONVT3D_CUDA_OUT_OF_MEMORY &&
+                   check_is_poison(pieces.y.data, 0, d.dtype, pieces.size), "%s cannot be cut: %s", lists[l], error.text);
+        }
+        while (n > 0) cudaFree(taken[--n]);
+        common_free(&whole);
+        common_free(&pieces);
+    }
+}
+
 /* y of more than 2^31 elements; x is one plane, broadcast along the depth by a stride of 0. */
 static void test_beyond_32_bits(void)
 {
@@ -246,14 +339,20 @@ typedef struct on_device {
     common_data c;
     convt3d_plan plan;
     convt3d_io io;
-    void *x, *w, *bias, *y, *workspace;
+    void *x, *w, *bias, *y, *workspace, *ops[CONVT3D_MAX_OPS][CHECK_TENSORS];
 } on_device;
 
 static int device_make(on_device *o, const convt3d_desc *desc, uint64_t seed)
 {
     convt3d_error error;
+    int i, k;
     memset(o, 0, sizeof *o);
     if (!common_make(&o->c, desc, 0, seed)) return 0;
+    for (i = 0; i < CONVT3D_MAX_OPS; i++)
+        for (k = CHECK_RESIDUAL; k < CHECK_TENSORS; k++)
+            if (o->c.run.ops[i][k].data)
+                *op_slot(&o->io.ops[i], k) = o->ops[i][k] =
+                    place(DEVICE, o->c.run.ops[i][k].data, o->c.run.ops[i][k].bytes);
     o->x = place(DEVICE, o->c.x.data, o->c.x.bytes);
     o->w = place(DEVICE, o->c.w.data, o->c.w.bytes);
     if (o->c.io.bias) o->bias = place(DEVICE, o->c.bias.data, o->c.bias.bytes);
@@ -277,6 +376,9 @@ static int device_make(on_device *o, const convt3d_desc *desc, uint64_t seed)
 
 static void device_free(on_device *o)
 {
+    int i, k;
+    for (i = 0; i < CONVT3D_MAX_OPS; i++)
+        for (k = CHECK_RESIDUAL; k < CHECK_TENSORS; k++) cudaFree(o->ops[i][k]);
     cudaFree(o->x);
     cudaFree(o->w);
     cudaFree(o->bias);
@@ -293,9 +395,9 @@ static void device_poison(on_device *o)
 
 static void device_fetch(on_device *o) { good(cudaMemcpy(o->c.y.data, o->y, o->c.y.bytes, cudaMemcpyDefault), "fetch"); }
 
-static void test_repeats(void)
+static void test_repeats(const char *list)
 {
-    convt3d_desc d = small_desc(CONVT3D_DEVICE_CUDA);
+    convt3d_desc d = listed_desc(list);
     on_device a, b;
     convt3d_error error;
     int i, same = 1;
@@ -308,15 +410,15 @@ static void test_repeats(void)
         device_fetch(&b);
         same &= common_same_outputs(&a.c, &b.c);
     }
-    tap_ok(same, "the same bits on 20 repeats");
+    tap_ok(same, "the same bits on 20 repeats%s%s", *list ? ": " : "", list);
     device_free(&a);
     device_free(&b);
 }
 
-static void test_streams(void)
+static void test_streams(const char *list)
 {
     enum { STREAMS = 8 };
-    convt3d_desc d = small_desc(CONVT3D_DEVICE_CUDA);
+    convt3d_desc d = listed_desc(list);
     on_device o[STREAMS], alone;
     cudaStream_t stream[STREAMS];
     convt3d_error error;
@@ -339,23 +441,23 @@ static void test_streams(void)
         pass &= common_same_outputs(&o[i].c, &alone.c);
         device_free(&alone);
     }
-    tap_ok(pass, "%d streams at once give what each gives alone", STREAMS);
+    tap_ok(pass, "%d streams at once give what each gives alone%s%s", STREAMS, *list ? ": " : "", list);
     for (i = 0; i < STREAMS; i++) {
         device_free(&o[i]);
         cudaStreamDestroy(stream[i]);
     }
 }
 
-static void test_graph(void)
+static void test_graph(const char *list)
 {
-    convt3d_desc d = small_desc(CONVT3D_DEVICE_CUDA);
+    convt3d_desc d = listed_desc(list);
     on_device o, other;
     cudaStream_t stream;
     cudaGraph_t graph;
     cudaGraphExec_t exec;
     convt3d_error error;
     convt3d_status status, easy;
-    int pass;
+    int pass, i, k;
     if (!device_make(&o, &d, 3) || !device_make(&other, &d, 10)) { tap_ok(0, "memory"); return; }
     good(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
     o.io.stream = stream;
@@ -363,7 +465,7 @@ static void test_graph(void)
     status = convt3d_run(&o.plan, &o.io, &error);
     easy = convt3d(&d, &o.io, &error);
     pass = good(cudaStreamEndCapture(stream, &graph), "end of capture");
-    tap_ok(pass && status == CONVT3D_OK, "convt3d_run is captured in a graph");
+    tap_ok(pass && status == CONVT3D_OK, "convt3d_run is captured in a graph%s%s", *list ? ": " : "", list);
     tap_ok(easy == CONVT3D_CUDA_CAPTURING, "convt3d() refuses a capture and leaves it whole: %s", error.text);
     if (!pass) return;
     good(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
@@ -371,6 +473,9 @@ static void test_graph(void)
     good(cudaMemcpy(o.x, other.c.x.data, o.c.x.bytes, cudaMemcpyDefault), "new x");
     good(cudaMemcpy(o.w, other.c.w.data, o.c.w.bytes, cudaMemcpyDefault), "new w");
     if (o.bias && other.bias) good(cudaMemcpy(o.bias, other.bias, o.c.bias.bytes, cudaMemcpyDefault), "new bias");
+    for (i = 0; i < CONVT3D_MAX_OPS; i++)
+        for (k = CHECK_RESIDUAL; k < CHECK_TENSORS; k++)
+            if (o.ops[i][k]) good(cudaMemcpy(o.ops[i][k], other.ops[i][k], o.c.run.ops[i][k].bytes, cudaMemcpyDefault), "list");
     good(cudaDeviceSynchronize(), "inputs");
     good(cudaGraphLaunch(exec, stream), "replay");
     good(cudaStreamSynchronize(stream), "replay");
@@ -481,11 +586,16 @@ int main(int argc, char **argv)
     tap_note("%d device(s)", devices);
     test_memory_mixes();
     test_staged_views();
+    test_list_memory();
     test_slabs_where_memory_is_short();
+    test_lists_where_memory_is_short();
     test_beyond_32_bits();
-    test_repeats();
-    test_streams();
-    test_graph();
+    test_repeats("");
+    test_repeats("add,gelu,group_norm:3,multiply");
+    test_streams("");
+    test_streams("silu,group_norm:9,add");
+    test_graph("");
+    test_graph("channel_affine,group_norm:3,mish");
     test_two_devices(devices);
     test_error_state();
     test_special_values();

@@ -6,7 +6,8 @@
 flags="-std=c99 -I$root -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
 
 build() {
-    gcc $flags -c "$root/convt3d.c" -o "$work/library.o" &&
+    gcc $flags -DCONVT3D_CPU_FAST -c "$root/convt3d.c" -o "$work/header.o" &&
+    gcc $flags -c "$root/cpu/convt3d_cpu.c" -o "$work/cpu.o" && ld -r "$work/header.o" "$work/cpu.o" -o "$work/library.o" &&
     for test in cases random validation guard plan alloc slab; do
         gcc $flags "$root/tests/test_$test.c" "$work/library.o" -o "$work/$test" -lm || return 1
     done

@@ -1,5 +1,17 @@
 /* Promise: every rule has its own status, found at plan time, whose error names field, axis, value and limit; and no
- * number in any field makes planning crash, hang or overflow. A status without a test here fails the program. */
+ * number in any field makes planning crash, hang or overflow. A status without a test here fails the program.
+ * This file has its own private copy of the library, whose allocations can be made to fail; it is linked with
+ * cpu/convt3d_cpu.c. */
+#include <stdlib.h>
+static int no_memory;
+#define CONVT3D_MALLOC(context, bytes) ((void)(context), no_memory ? NULL : malloc(bytes))
+#define CONVT3D_FREE(context, pointer) ((void)(context), free(pointer))
+#define CONVT3D_STATIC
+#define CONVT3D_IMPLEMENTATION
+#ifndef CONVT3D_CPU_FAST
+#  define CONVT3D_CPU_FAST
+#endif
+#include "../convt3d.h"
 #include "common.h"
 #include <limits.h>
 #include <time.h>
@@ -9,9 +21,6 @@ static int provoked[CONVT3D_STATUS_COUNT];
 typedef struct exemption { convt3d_status status; const char *reason; } exemption;
 static const exemption exemptions[] = {
     {CONVT3D_NO_KERNEL, "the last kernel of each device accepts everything"},
-    {CONVT3D_REFUSED, "only with the fast CPU path: the reference refuses nothing"},
-    {CONVT3D_WORKSPACE_TOO_SMALL, "only with the fast CPU path: the reference needs no workspace"},
-    {CONVT3D_OUT_OF_MEMORY, "the reference allocates nothing; test_alloc.c has this status"},
 #ifdef CONVT3D_CUDA
     {CONVT3D_CUDA_ABSENT, "this build has CUDA"},
 #endif
@@ -133,6 +142,38 @@ static void test_strides(void)
 
 /* ---- rules of the calls ---- */
 
+/* What follows the convolution. */
+#define OP(i, name, first, second, count) \
+    (d.ops[i].kind = CONVT3D_OP_##name, d.ops[i].a = first, d.ops[i].b = second, d.ops[i].groups = count)
+
+static void test_list(void)
+{
+    RULE(d.ops[0].kind = -1, OP_UNKNOWN, "ops", 0, -1, CONVT3D_OP_COUNT - 1,
+         "ops[0].kind = -1 is no entry of CONVT3D_OPS (0 ... 20)");
+    RULE((OP(0, RELU, 0, 0, 0), d.ops[1].kind = CONVT3D_OP_COUNT), OP_UNKNOWN, "ops", 1, CONVT3D_OP_COUNT,
+         CONVT3D_OP_COUNT - 1, NULL);
+    RULE(OP(1, RELU, 0, 0, 0), OP_AFTER_END, "ops", 1, CONVT3D_OP_RELU, 0,
+         "ops[1] follows the end of the list and must be zero");
+    RULE((OP(0, RELU, 0, 0, 0), d.ops[2].b = 1), OP_AFTER_END, "ops", 2, 0, 0, NULL);
+    RULE(OP(0, RELU, 1, 0, 0), OP_PARAMETER_UNUSED, "a", 0, 0, 0, "ops[0].a must be zero: relu does not use it");
+    RULE(OP(0, ELU, 1, 2, 0), OP_PARAMETER_UNUSED, "b", 0, 0, 0, NULL);
+    RULE(OP(0, BATCH_NORM, 1, 0, 3), OP_PARAMETER_UNUSED, "groups", 0, 3, 0, NULL);
+    RULE((OP(0, CHANNEL_AFFINE, 0, 0, 0), d.ops[0].stride[4] = 1), OP_PARAMETER_UNUSED, "stride", 0, 1, 0, NULL);
+    RULE((OP(0, ADD, 0, 0, 0), d.ops[0].stride[1] = -2), OP_STRIDE_NEGATIVE, "stride", 0, -2, 0,
+         "ops[0].stride = -2 must not be negative");
+    RULE((OP(0, ADD, 0, 0, 0), d.ops[0].stride[1] = INT64_MAX / 4), OP_RESIDUAL_TOO_LARGE, "ops", 0, 0,
+         (int64_t)PTRDIFF_MAX, NULL);
+    RULE(OP(0, AFFINE, NAN, 0, 0), OP_PARAMETER, "a", 0, 0, 0, "ops[0].a must be a number, not NaN");
+    RULE(OP(0, CLAMP, 0, NAN, 0), OP_PARAMETER, "b", 0, 0, 0, NULL);
+    RULE(OP(0, SOFTPLUS, 0, 20, 0), OP_PARAMETER, "a", 0, 0, 0, "ops[0].a must be positive: it is softplus's beta");
+    RULE(OP(0, GROUP_NORM, -1e-5, 0, 1), OP_PARAMETER, "a", 0, 0, 0, NULL);
+    RULE(OP(0, GROUP_NORM, 1e-5, 0, 0), OP_GROUPS, "groups", 0, 0, 6, NULL);
+    RULE(OP(0, GROUP_NORM, 1e-5, 0, 4), OP_GROUPS, "groups", 0, 4, 6,
+         "ops[0].groups = 4 must be at least 1 and divide out_channels = 6");
+    RULE((d = common_desc(4, 6, 1, 1, 1, 0), OP(0, BATCH_NORM, 1e-5, 0.1, 0)), OP_ONE_VALUE, "ops", 0, 0, 0,
+         "ops[0]: a batch normalisation of one value a channel has no variance");
+}
+
 static void run_fails(const convt3d_desc *d, const convt3d_io *io, convt3d_status status, const char *field,
                       int64_t got, int64_t limit)
 {
@@ -142,7 +183,17 @@ static void run_fails(const convt3d_desc *d, const convt3d_io *io, convt3d_statu
     expect(common_run_plan(&plan, io, &e), &e, status, field, -1, got, limit, NULL);
 }
 
-/* Rules that take a kernel other than the reference: "portable", where the fast CPU path is built. */
+/* The same for an entry of the list. */
+static void entry_fails(const convt3d_desc *d, const convt3d_io *io, convt3d_status status, const char *field,
+                        int32_t entry, int64_t limit, const char *text)
+{
+    convt3d_plan plan;
+    convt3d_error e;
+    if (convt3d_plan_init(&plan, d, CONVT3D_FORWARD, &e) != CONVT3D_OK) { tap_ok(0, "%s", e.text); return; }
+    expect(common_run_plan(&plan, io, &e), &e, status, field, entry, 0, limit, text);
+}
+
+/* Rules that take a kernel other than the reference, which wants no memory and refuses nothing. */
 static void test_portable(void)
 {
     convt3d_desc d = base();
@@ -158,6 +209,9 @@ static void test_portable(void)
     expect(convt3d_run(&plan, &io, &e), &e, CONVT3D_WORKSPACE_TOO_SMALL, "workspace_bytes", -1, io.workspace_bytes,
            io.workspace_bytes + 1, NULL);
     free(io.workspace);
+    no_memory = 1;
+    expect(convt3d(&d, &c.io, &e), &e, CONVT3D_OUT_OF_MEMORY, "workspace", -1, 0, convt3d_workspace_size(&plan), NULL);
+    no_memory = 0;
     common_free(&c);
     d.workspace_limit = 1;
     expect(convt3d_plan_init(&plan, &d, CONVT3D_FORWARD, &e), &e, CONVT3D_REFUSED, "force", -1, 0, 0, NULL);
@@ -181,6 +235,39 @@ static void test_pointers(void)
     io = c.io; io.w = c.y.data; run_fails(&d, &io, CONVT3D_ALIASED, "w", 0, 0);
     io = c.io; io.bias = c.y.data + c.y.bytes - 4; run_fails(&d, &io, CONVT3D_ALIASED, "bias", 0, 0);
     common_free(&c);
+}
+
+/* The tensors of the list, and y beside them. */
+static void test_list_pointers(void)
+{
+    static float x[512], w[512], y[8192], other[8192];
+    convt3d_desc d = base();
+    convt3d_io io, good;
+    memset(&good, 0, sizeof good);
+    good.x = x; good.w = w; good.y = y;
+    OP(0, ADD, 0, 0, 0);
+    OP(1, MULTIPLY, 0, 0, 0);
+    OP(2, GROUP_NORM, 1e-5, 0, 3);
+    OP(3, CHANNEL_AFFINE, 0, 0, 0);
+    good.ops[0].residual = good.ops[1].residual = other;
+    io = good; io.ops[1].residual = NULL;
+    entry_fails(&d, &io, CONVT3D_OP_TENSOR_MISSING, "residual", 1, 0, "io.ops[1].residual must not be NULL");
+    io = good; io.ops[2].running_var = other;
+    entry_fails(&d, &io, CONVT3D_OP_TENSOR_UNUSED, "running_var", 2, 0,
+                "io.ops[2].running_var must be NULL: group_norm does not use it");
+    io = good; io.ops[5].scale = other;
+    entry_fails(&d, &io, CONVT3D_OP_TENSOR_UNUSED, "scale", 5, 0, NULL);
+    io = good; io.ops[2].mean = (char *)other + 2;
+    entry_fails(&d, &io, CONVT3D_OP_MISALIGNED, "mean", 2, 4, NULL);
+    io = good; io.ops[0].residual = io.ops[1].residual = y;
+    entry_fails(&d, &io, CONVT3D_OP_ALIASED, "residual", 1, 0,
+                "y overlaps io.ops[1].residual (only one residual may be y, with y's strides)");
+    io = good; io.ops[0].residual = y + 1;
+    entry_fails(&d, &io, CONVT3D_OP_ALIASED, "residual", 0, 0, NULL);
+    io = good; io.ops[3].shift = y + 5;
+    entry_fails(&d, &io, CONVT3D_OP_ALIASED, "shift", 3, 0, NULL);
+    io = good; io.ops[2].rstd = y + 5;
+    entry_fails(&d, &io, CONVT3D_OP_ALIASED, "rstd", 2, 0, NULL);
 }
 
 static void test_nulls(void)
@@ -265,6 +352,17 @@ static void test_geometry_calls(void)
     expect(convt3d_from_onnx(&d, &onnx, &e), &e, CONVT3D_ONNX_OUTPUT_SHAPE, "output_shape", 1, 0, 1, NULL);
     onnx.has_output_shape = 2;
     expect(convt3d_from_onnx(&d, &onnx, &e), &e, CONVT3D_FLAG_INVALID, "has_output_shape", -1, 2, 1, NULL);
+}
+
+static void test_slab_of_list(void)
+{
+    convt3d_desc d = base(), sub;
+    convt3d_error e;
+    int64_t from, to;
+    OP(0, RELU, 0, 0, 0);
+    OP(1, GROUP_NORM, 1e-5, 0, 2);
+    expect(convt3d_slab(&d, 0, 0, 2, &sub, &from, &to, &e), &e, CONVT3D_SLAB_NORM, "ops", 1, 0, 0,
+           "ops[1] normalises over the output, of which a slab is a part");
 }
 
 static void test_ok(void)
@@ -390,7 +488,10 @@ int main(void)
     test_sizes();
     test_large();
     test_strides();
+    test_list();
     test_pointers();
+    test_list_pointers();
+    test_slab_of_list();
     test_portable();
     test_nulls();
     test_packed();

@@ -2,10 +2,11 @@
 #include "args.h"
 
 #include "platform.h"
+#include "then.h"
 
 #include <stdarg.h>
 
-typedef enum option_kind { KIND_TEXT, KIND_AXES, KIND_NUMBER, KIND_SEED, KIND_WORD, KIND_WORDS } option_kind;
+typedef enum option_kind { KIND_TEXT, KIND_AXES, KIND_NUMBER, KIND_SEED, KIND_WORD, KIND_WORDS, KIND_THEN } option_kind;
 
 typedef struct option {
     const char *name;
@@ -22,7 +23,8 @@ static const char *const layout_words[] = {"ncdhw", "ndhwc", NULL};
 static const char *const device_words[] = {"cpu", "cuda", NULL};
 static const char *const math_words[] = {"accurate", "tf32", NULL};
 static const char *const data_words[] = {"exact", "real", NULL};
-static const char *const scale_words[] = {"full", "small", NULL};
+static const char *const scale_words[] = {"full", "small", "cpu", NULL};
+static const char *const peer_words[] = {"onednn", NULL};
 
 const char *dtype_name(int dtype) { return dtype_words[dtype]; }
 const char *layout_name(int layout) { return layout_words[layout]; }
@@ -52,11 +54,15 @@ static const option option_table[] = {
     {"layout", KIND_WORDS, AT(layout), ALL, "L", "ncdhw, ndhwc, a list or all; default ncdhw", 0, 0, layout_words},
     {"data", KIND_WORDS, AT(data), CMD_CHECK, "KIND", "exact (integers), real, or all; default all", 0, 0, data_words},
     {"kernel", KIND_TEXT, AT(kernel), ALL, "NAME", "the kernel to use; default: the library chooses", 0, 0, NULL},
+    {"then", KIND_THEN, AT(then), ALL, "LIST", "what follows: relu,group_norm:8:1e-5, ...", 0, 0, NULL},
     {"threads", KIND_NUMBER, AT(threads), ALL, "N", "CPU threads; default all", 1, INT32_MAX, NULL},
     {"seed", KIND_SEED, AT(seed), CMD_CHECK | CMD_BENCH, "S", "picks the random data; default 0", 0, 0, NULL},
     {"batch", KIND_NUMBER, AT(batch), SHAPES, "N", "in place of the batch of every problem", 0, INT64_MAX, NULL},
-    {"scale", KIND_WORD, AT(scale), SHAPES, "S", "full; small: batch 1, 2 GFLOP, 100 MB", 0, 0, scale_words},
+    {"scale", KIND_WORD, AT(scale), SHAPES, "S", "full; small: batch 1, 2 GFLOP, 100 MB; cpu: batch 1, 20 GFLOP", 0, 0,
+     scale_words},
     {"repeats", KIND_NUMBER, AT(repeats), CMD_BENCH, "N", "least timed runs of a row; default 5", 1, 1000000, NULL},
+    {"peer", KIND_WORD, AT(peer), CMD_BENCH, "LIB", "onednn: also time it on the same problems, on the CPU", 0, 0,
+     peer_words},
     {"json", KIND_TEXT, AT(json), CMD_BENCH, "FILE", "also write the results there", 0, 0, NULL},
 };
 
@@ -105,6 +111,19 @@ static const command_help *find_command(unsigned command)
     return &command_table[i];
 }
 
+static void print_list_help(void)
+{
+    int kind, column = 0;
+    printf("\nLIST: up to 8 of these, joined by commas, each with its numbers after colons (PyTorch's where left out):\n");
+    for (kind = 1; kind < CONVT3D_OP_COUNT; kind++) {
+        int uses = convt3d_op_uses(kind);
+        column += printf("%s%s%s%s%s", column ? " " : "  ", convt3d_op_name(kind), uses & CONVT3D_USES_GROUPS ? ":groups" : "",
+                         uses & CONVT3D_USES_A ? ":a" : "", uses & CONVT3D_USES_B ? ":b" : "");
+        if (column > 90) { printf("\n");  column = 0; }
+    }
+    if (column) printf("\n");
+}
+
 static void print_help(unsigned command)
 {
     int i;
@@ -116,6 +135,7 @@ static void print_help(unsigned command)
         printf("  %-22s %s\n", left, option_table[i].help);
     }
     printf("  %-22s %s\n", "--help", "this text");
+    print_list_help();
     if (command == CMD_RUN) return;
     printf("\nSHAPE reads n8_ic48_oc48_i64x64x64_k3_s1_p0_op0_d1_g1: batch, channels, input size, kernel, stride,\n"
            "padding, output padding, dilation, groups; os64x64x64 fixes the output size. A single number stands for\n"
@@ -184,6 +204,12 @@ static int parse_words(const option *entry, const char *text, word_list *list)
     return status;
 }
 
+static int parse_list(const option *entry, const char *text, convt3d_op *ops)
+{
+    char why[THEN_TEXT];
+    return then_parse(text, ops, why) ? EXIT_PASS : fail("--%s: %s", entry->name, why);
+}
+
 static int parse_value(const option *entry, const char *text, options *opt)
 {
     void *field = (char *)opt + entry->offset;
@@ -194,6 +220,7 @@ static int parse_value(const option *entry, const char *text, options *opt)
     case KIND_SEED: return parse_seed(entry, text, (uint64_t *)field);
     case KIND_WORD:
     case KIND_WORDS: return parse_words(entry, text, (word_list *)field);
+    case KIND_THEN: return parse_list(entry, text, (convt3d_op *)field);
     case KIND_TEXT: break;
     }
     memcpy(field, &text, sizeof text);
@@ -307,6 +334,7 @@ void options_desc(const options *opt, convt3d_desc *desc)
     desc->layout = opt->layout.value[0];
     desc->math = opt->math.value[0];
     desc->threads = (int32_t)opt->threads;
+    memcpy(desc->ops, opt->then, sizeof desc->ops);
     if (opt->kernel) snprintf(desc->force, sizeof desc->force, "%s", opt->kernel);
 }
 
@@ -324,8 +352,16 @@ static int halve(convt3d_desc *desc)
     return changed;
 }
 
-/* --scale small. A problem that cannot be planned stays as it is: its user says why. */
-static void scale_down(convt3d_desc *desc)
+static int halve_depth(convt3d_desc *desc)
+{
+    if (desc->in_size[0] <= 1) return 0;
+    desc->in_size[0] /= 2;
+    if (desc->fixed_out_size) desc->out_size[0] = (desc->out_size[0] + 1) / 2;
+    return 1;
+}
+
+/* --scale small and cpu. A problem that cannot be planned stays as it is: its user says why. */
+static void scale_down(convt3d_desc *desc, int scale)
 {
     convt3d_plan plan;
     convt3d_info info;
@@ -336,8 +372,8 @@ static void scale_down(convt3d_desc *desc)
         probe.force[0] = '\0';
         if (convt3d_plan_init(&plan, &probe, CONVT3D_FORWARD, NULL) != CONVT3D_OK) return;
         if (convt3d_plan_info(&plan, &info, NULL) != CONVT3D_OK) return;
-        if (info.flops < 2e9 && info.bytes < 100e6) return;
-    } while (halve(desc));
+        if (scale == SCALE_SMALL ? info.flops < 2e9 && info.bytes < 100e6 : info.flops < 20e9) return;
+    } while (scale == SCALE_SMALL ? halve(desc) : halve_depth(desc));
 }
 
 /* Every combination of the option lists for one problem: its final form. */
@@ -351,7 +387,7 @@ static int add_variants(const options *opt, const shape_case *row, shape_case **
         desc->layout = opt->layout.value[i / opt->math.count % opt->layout.count];
         desc->dtype = opt->dtype.value[i / opt->math.count / opt->layout.count];
         if (opt->batch >= 0) desc->batch = opt->batch;
-        if (opt->scale.value[0] == SCALE_SMALL) scale_down(desc);
+        if (opt->scale.value[0] != SCALE_FULL) scale_down(desc, opt->scale.value[0]);
         if (shape_append(cases, count, &variant)) return fail("out of memory");
     }
     return EXIT_PASS;

@@ -10,7 +10,7 @@ enum { EXIT_PASS = 0, EXIT_FAIL = 1, EXIT_USAGE = 2 };
 enum { CMD_RUN = 1, CMD_CHECK = 2, CMD_EXPLAIN = 4, CMD_BENCH = 8 };
 
 enum { DATA_EXACT = 0, DATA_REAL = 1 };
-enum { SCALE_FULL = 0, SCALE_SMALL = 1 };
+enum { SCALE_FULL = 0, SCALE_SMALL = 1, SCALE_CPU = 2 };
 
 /* Words chosen from a dictionary, as the enum values they stand for. */
 typedef struct word_list { int count, value[4]; } word_list;
@@ -23,8 +23,10 @@ typedef struct options {
     int64_t groups, threads, repeats;
     int64_t batch;                      /* -1: as the shape says */
     int has_out_size;
+    convt3d_op then[CONVT3D_MAX_OPS];   /* what follows the convolution */
     uint64_t seed;
     word_list device, dtype, math, layout, data, scale;
+    word_list peer;                     /* count 0: none */
     const char **shapes;                /* SHAPE and @file arguments, in argv */
     int shape_count;
 } options;

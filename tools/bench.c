@@ -17,6 +17,7 @@ typedef struct bench_report {
     char machine[128];
     bench_ceilings ceilings;
     int threads;
+    const char *peer;                   /* name and version, or NULL */
     bench_row *rows;
     size_t count;
 } bench_report;
@@ -104,23 +105,35 @@ static void print_table(const bench_report *report)
     const bench_ceilings *ceilings = &report->ceilings;
     const int width = label_width(report);
     char label[SHAPE_TEXT];
-    double logs = 0;
+    double logs = 0, peer_logs = 0;
+    int peers = 0;
     size_t c;
     printf("%s, %d threads. Copy %.1f GB/s, f32 %.1f GFLOP/s, f64 %.1f GFLOP/s (%s).\n", report->machine,
            report->threads, ceilings->copy_gbps, ceilings->gflops[CONVT3D_F32][0], ceilings->gflops[CONVT3D_F64][0],
            ceilings->method);
-    printf("%-*s  dtype layout  math      kernel              ms    GFLOP/s     GB/s   floor ms  fraction\n", width,
-           "workload");
+    printf("%-*s  dtype layout  math      kernel              ms    GFLOP/s     GB/s   floor ms  fraction%s\n", width,
+           "workload", report->peer ? "  packed ms    peer ms           speed-up" : "");
     for (c = 0; c < report->count; c++) {
         const bench_row *row = &report->rows[c];
         const convt3d_desc *desc = &row->problem->desc;
-        printf("%-*s  %-5s %-7s %-8s  %-12s %9.3f  %9.2f %8.2f  %9.4f  %8.3f\n", width,
+        printf("%-*s  %-5s %-7s %-8s  %-12s %9.3f  %9.2f %8.2f  %9.4f  %8.3f", width,
                case_label(row->problem, label), dtype_name(desc->dtype), layout_name(desc->layout),
                math_name(desc->math), row->info.kernel, row->time.ms, row->gflops, row->gbps, row->floor_ms,
                row->fraction);
+        if (row->time.peer_ms > 0 && row->time.packed_ms > 0) {
+            printf("  %9.3f  %9.3f %-8s  %8.3f", row->time.packed_ms, row->time.peer_ms, row->time.peer_how,
+                   row->time.peer_ms / row->time.packed_ms);
+            peer_logs += log(row->time.peer_ms / row->time.packed_ms);
+            peers++;
+        }
+        printf("\n");
         logs += log(row->fraction > 0 ? row->fraction : 1);
     }
     printf("%-*s  geometric mean of the fraction of the floor: %.3f\n", width, "", exp(logs / (double)report->count));
+    if (report->peer) {
+        printf("%-*s  %d rows also by %s, weights prepacked on both sides, geometric mean of the speed-up: %.3f\n",
+               width, "", peers, report->peer, peers ? exp(peer_logs / peers) : 0.0);
+    }
 }
 
 /* ---- JSON ---- */
@@ -178,6 +191,11 @@ static void json_row(FILE *file, const bench_row *row)
     json_number(file, "ms", row->time.ms, ", ");
     json_number(file, "repeats", (double)row->time.repeats, ", ");
     if (row->time.packed_ms > 0) json_number(file, "packed_ms", row->time.packed_ms, ", ");
+    if (row->time.peer_ms > 0) {
+        json_number(file, "peer_ms", row->time.peer_ms, ", ");
+        json_number(file, "peer_repeats", (double)row->time.peer_repeats, ", ");
+        json_text(file, "peer_how", row->time.peer_how, ",\n     ");
+    }
     json_number(file, "gflops", row->gflops, ", ");
     json_number(file, "gbps", row->gbps, ", ");
     json_number(file, "floor_ms", row->floor_ms, ", ");
@@ -193,6 +211,10 @@ static void json_ceilings(FILE *file, const bench_ceilings *ceilings)
     json_number(file, "f64_gflops", ceilings->gflops[CONVT3D_F64][CONVT3D_ACCURATE], ", ");
     json_number(file, "f16_gflops", ceilings->gflops[CONVT3D_F16][CONVT3D_ACCURATE], ", ");
     json_number(file, "bf16_gflops", ceilings->gflops[CONVT3D_BF16][CONVT3D_ACCURATE], ",\n               ");
+    if (ceilings->fma_gflops[0] > 0) {
+        json_number(file, "f32_fma_gflops", ceilings->fma_gflops[0], ", ");
+        json_number(file, "f64_fma_gflops", ceilings->fma_gflops[1], ", ");
+    }
     json_text(file, "method", ceilings->method, "},\n");
 }
 
@@ -208,6 +230,7 @@ static void json_report(FILE *file, const bench_report *report)
     json_text(file, "version", convt3d_version(), ", ");
     json_number(file, "threads", report->threads, ", ");
     json_text(file, "machine", report->machine, ", ");
+    if (report->peer) json_text(file, "peer", report->peer, ", ");
     json_text(file, "date", date, "},\n");
     json_ceilings(file, &report->ceilings);
     fprintf(file, "  \"results\": [\n");
@@ -247,6 +270,14 @@ int command_bench(const options *opt)
     report.threads = platform_threads(opt->threads);
     status = options_cases(opt, &cases, &report.count);
     if (!status) status = plan_all(cases, report.count);
+    if (!status && opt->peer.count) {
+#ifdef TOOLS_ONEDNN
+        if (device != &bench_cpu) status = fail("--peer onednn goes with --device cpu");
+        else if (!(report.peer = bench_onednn_version())) status = EXIT_USAGE;
+#else
+        status = fail("--peer onednn: this build has no oneDNN (its headers were missing)");
+#endif
+    }
     if (!status && !device) status = fail("bench cannot time device %s yet", device_name(opt->device.value[0]));
     if (!status) {
         report.rows = (bench_row *)calloc(report.count, sizeof *report.rows);

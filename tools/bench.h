@@ -9,14 +9,25 @@
 typedef struct bench_ceilings {
     double copy_gbps;                   /* bytes read plus bytes written     */
     double gflops[4][2];                /* by dtype and math                 */
-    char method[128];                   /* one line: how they were measured  */
+    double fma_gflops[2];               /* f32 and f64 multiply-adds that stay in registers; 0: not measured */
+    char method[160];                   /* one line: how they were measured  */
 } bench_ceilings;
 
 typedef struct bench_time {
     double ms;                          /* median                            */
     int64_t repeats;
     double packed_ms;                   /* median with the weights packed beforehand; 0: not timed */
+    double peer_ms;                     /* the peer's median; 0: it does not take the problem, or none was asked for */
+    int64_t peer_repeats;
+    const char *peer_how;               /* one word */
 } bench_time;
+
+/* The tensors of a row, dense in the problem's layout. */
+typedef struct bench_pointers {
+    void *x, *w, *bias, *y;             /* y is the peer's to write          */
+    const void *ours;                   /* our y: the peer's must be the same but for rounding */
+    size_t outputs;
+} bench_pointers;
 
 typedef struct bench_device {
     int device;                         /* CONVT3D_DEVICE_...                */
@@ -32,5 +43,17 @@ extern const bench_device bench_cpu;
 extern const bench_device bench_cuda;                   /* in builds with TOOLS_CUDA: wants cuBLAS */
 
 double bench_median(double *values, int64_t count);     /* sorts values */
+
+/* On the CPU: calls once to warm up, then for some time and at least --repeats times. Returns the median in ms, or a
+ * negative number once a call returns anything but 0. */
+double bench_time_calls(const options *opt, int (*call)(const void *context), const void *context, int64_t *repeats);
+
+/* How far the peer's y is from ours, as a part of its size: 0.001 and more is another result. */
+double bench_distance(int dtype, const bench_pointers *pointers);
+
+/* The peer of --peer onednn, in builds with TOOLS_ONEDNN. Fills in the peer's part of *result. */
+int bench_onednn(const options *opt, const convt3d_desc *desc, const convt3d_info *info, const bench_pointers *pointers,
+                 bench_time *result);
+const char *bench_onednn_version(void);                 /* to be called first; NULL after a message */
 
 #endif

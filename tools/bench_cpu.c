@@ -1,7 +1,10 @@
-/* bench_cpu.c - timing on the CPU. Plans once, then times convt3d_run() alone: no allocation is in the time. */
+/* bench_cpu.c - timing on the CPU. Plans once, then times convt3d_run() alone: no allocation is in the time, packing of
+ * the weights is. The time with weights packed beforehand, and that of a peer, stand beside it. */
 #include "bench.h"
 #include "ceilings.h"
 #include "platform.h"
+
+#include <math.h>
 
 enum { COPY_BYTES = 256 << 20, COPY_BYTES_LEAST = 16 << 20, RANDOM_BLOCK = 65521, MOST_REPEATS = 1000 };
 
@@ -15,7 +18,7 @@ static int measure_ceilings(const options *opt, bench_ceilings *ceilings, char *
     const int threads = platform_threads(opt->threads);
     const char *names[2] = {"", ""};
     fma_leaf leaves[6];
-    double best[2] = {0, 0};
+    double *best = ceilings->fma_gflops, gemm[2] = {0, 0};
     size_t bytes;
     int i, count = fma_leaves(leaves), type;
     for (i = 0; i < count; i++) {
@@ -24,14 +27,18 @@ static int measure_ceilings(const options *opt, bench_ceilings *ceilings, char *
         best[leaves[i].is_f64] = rate;
         names[leaves[i].is_f64] = leaves[i].name;
     }
-    for (type = 0; type < 4; type++) ceilings->gflops[type][0] = ceilings->gflops[type][1] = best[type == CONVT3D_F64];
     for (bytes = COPY_BYTES; bytes >= COPY_BYTES_LEAST; bytes /= 2) {
         ceilings->copy_gbps = measure_copy(bytes, threads);
         if (ceilings->copy_gbps > 0) break;
     }
+    measure_gemm(threads, gemm);
+    for (type = 0; type < 4; type++)
+        ceilings->gflops[type][0] = ceilings->gflops[type][1] =
+            gemm[type == CONVT3D_F64] > 0 ? gemm[type == CONVT3D_F64] : best[type == CONVT3D_F64];
     snprintf(ceilings->method, sizeof ceilings->method,
-             "best of %d, %d threads; copy of %d MiB; fma in registers, f32 %s, f64 %s", CEILING_REPEATS, threads,
-             (int)(bytes >> 20), names[0], names[1]);
+             "best of %d, %d threads; copy of %d MiB; %s; fma in registers %s %.1f, %s %.1f", CEILING_REPEATS, threads,
+             (int)(bytes >> 20), gemm[0] > 0 ? "OpenBLAS gemm" : "no OpenBLAS: fma", names[0], best[0], names[1],
+             best[1]);
     platform_machine(machine, 128);
     return ceilings->copy_gbps > 0 ? EXIT_PASS : fail("out of memory for the copy ceiling");
 }
@@ -147,9 +154,7 @@ double bench_median(double *values, int64_t count)
     return count % 2 ? values[count / 2] : 0.5 * (values[count / 2 - 1] + values[count / 2]);
 }
 
-/* Once to warm up, then for seconds_per_row and at least --repeats times. */
-static int time_runs(const options *opt, const convt3d_plan *plan, const convt3d_io *io, bench_time *result,
-                     convt3d_error *error)
+double bench_time_calls(const options *opt, int (*call)(const void *context), const void *context, int64_t *repeats)
 {
     static double times[MOST_REPEATS];
     const int64_t least = opt->repeats < MOST_REPEATS ? opt->repeats : MOST_REPEATS;
@@ -158,30 +163,106 @@ static int time_runs(const options *opt, const convt3d_plan *plan, const convt3d
     for (; count < least || (count < MOST_REPEATS && platform_seconds() - begin < seconds_per_row); count++) {
         start = platform_seconds();
         if (count == 0) begin = start;
-        if (convt3d_run(plan, io, error)) return -1;
+        if (call(context)) return -1;
         if (count >= 0) times[count] = platform_seconds() - start;
     }
-    result->ms = 1e3 * bench_median(times, count);
-    result->repeats = count;
-    return 0;
+    *repeats = count;
+    return 1e3 * bench_median(times, count);
 }
 
+typedef struct cpu_call {
+    const convt3d_plan *plan;
+    convt3d_io io;
+    convt3d_error *error;
+} cpu_call;
+
+static int run_call(const void *context)
+{
+    const cpu_call *call = (const cpu_call *)context;
+    return convt3d_run(call->plan, &call->io, call->error) != CONVT3D_OK;
+}
+
+/* The same with the weights packed beforehand, where the kernel has a layout of its own for them. */
+static int time_packed(const options *opt, const convt3d_info *info, cpu_call *call, bench_time *result)
+{
+    void *packed = malloc((size_t)info->packed_bytes + 64), *aligned;
+    int64_t repeats;
+    int failed = !packed;
+    if (packed) {
+        aligned = (char *)packed + (64 - (uintptr_t)packed % 64) % 64;
+        failed = convt3d_pack_weights(call->plan, call->io.w, aligned, &call->io.pack_tag, NULL, call->error) != 0;
+        call->io.w = NULL;
+        call->io.w_packed = aligned;
+        if (!failed) result->packed_ms = bench_time_calls(opt, run_call, call, &repeats);
+    }
+    free(packed);
+    return failed || result->packed_ms < 0;
+}
+
+#ifdef TOOLS_ONEDNN
+static double load(const void *from, int dtype, size_t i)
+{
+    float single;
+    uint16_t half;
+    if (dtype == CONVT3D_F32) {
+        memcpy(&single, (const char *)from + 4 * i, 4);
+        return (double)single;
+    }
+    memcpy(&half, (const char *)from + 2 * i, 2);
+    return dtype == CONVT3D_F16 ? convt3d_double_from_f16(half) : convt3d_double_from_bf16(half);
+}
+
+double bench_distance(int dtype, const bench_pointers *pointers)
+{
+    double difference = 0, size = 0;
+    size_t i;
+    for (i = 0; i < pointers->outputs; i++) {
+        double ours = load(pointers->ours, dtype, i), theirs = load(pointers->y, dtype, i);
+        difference += (ours - theirs) * (ours - theirs);
+        size += ours * ours;
+    }
+    return difference > 0 ? sqrt(difference / size) : isnan(difference) ? INFINITY : 0;
+}
+
+static int time_peer(const options *opt, const convt3d_desc *desc, const convt3d_info *info, const char *label,
+                     const bench_tensors *t, bench_time *result)
+{
+    const size_t element = desc->dtype == CONVT3D_F64 ? 8 : desc->dtype == CONVT3D_F32 ? 4 : 2;
+    bench_pointers pointers = {t->x.data, t->w.data, t->bias.data, NULL, t->y.data, 0};
+    bench_buffer y;
+    int status;
+    pointers.outputs = t->y.bytes / element;
+    if (!buffer_make(&y, (double)pointers.outputs, element)) return fail("%.200s: out of memory", label);
+    pointers.y = y.data;
+    status = bench_onednn(opt, desc, info, &pointers, result);
+    free(y.memory);
+    return status;
+}
+#endif
+
 static int run_and_time(const options *opt, const convt3d_desc *desc, const convt3d_plan *plan, const char *label,
-                        const bench_tensors *t, bench_time *result)
+                        const convt3d_info *info, const bench_tensors *t, bench_time *result)
 {
     convt3d_error error;
-    convt3d_io io;
-    memset(&io, 0, sizeof io);
-    io.x = t->x.data;
-    io.w = t->w.data;
-    io.bias = t->bias.data;
-    io.y = t->y.data;
-    io.workspace = t->workspace.data;
-    io.workspace_bytes = (int64_t)t->workspace.bytes;
-    if (time_runs(opt, plan, &io, result, &error)) return fail("%.200s: %s", label, error.text);
+    cpu_call call;
+    memset(&call, 0, sizeof call);
+    call.plan = plan;
+    call.error = &error;
+    call.io.x = t->x.data;
+    call.io.w = t->w.data;
+    call.io.bias = t->bias.data;
+    call.io.y = t->y.data;
+    call.io.workspace = t->workspace.data;
+    call.io.workspace_bytes = (int64_t)t->workspace.bytes;
+    result->ms = bench_time_calls(opt, run_call, &call, &result->repeats);
+    if (result->ms < 0) return fail("%.200s: %s", label, error.text);
     if (has_poison(&t->y, desc->dtype == CONVT3D_F64 ? 8 : desc->dtype == CONVT3D_F32 ? 4 : 2)) {
         return fail("%.200s: an output was never written", label);
     }
+    if (time_packed(opt, info, &call, result)) return fail("%.200s: packing: %s", label, error.text);
+#ifdef TOOLS_ONEDNN
+    if (opt->peer.count) return time_peer(opt, desc, info, label, t, result);
+#endif
     return EXIT_PASS;
 }
 
@@ -195,7 +276,7 @@ static int time_row(const options *opt, const convt3d_desc *desc, const char *la
     if (convt3d_plan_init(&plan, desc, CONVT3D_FORWARD, &error) || convt3d_plan_info(&plan, info, &error)) {
         return fail("%.200s: %s", label, error.text);
     }
-    status = tensors_make(&t, desc, info, opt->seed) ? run_and_time(opt, desc, &plan, label, &t, result)
+    status = tensors_make(&t, desc, info, opt->seed) ? run_and_time(opt, desc, &plan, label, info, &t, result)
                                                      : fail("%.200s: out of memory", label);
     tensors_release(&t);
     return status;

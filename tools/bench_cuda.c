@@ -7,7 +7,7 @@
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
-enum { MOST_SETS = 64, MOST_IN_GRAPH = 16, REPEATS = 11, BLOCK = 65521, GEMM_SIZE = 8192 };
+enum { MOST_SETS = 192, IN_GRAPH = 16, REPEATS = 11, BLOCK = 65521, GEMM_SIZE = 8192 };
 
 static const size_t copy_bytes = (size_t)2 << 30;
 
@@ -261,7 +261,7 @@ static double time_graph(gpu_run *run, int64_t least, int64_t *repeats, convt3d_
     cudaGraphExec_t exec = NULL;
     int in_graph, count = least < REPEATS ? REPEATS : least > 101 ? 101 : (int)least, i;
     if (launch(run, NULL, error) < 0 || (once = launch(run, NULL, error)) < 0) return -1;
-    in_graph = once > 20 ? 1 : once > 2 ? 4 : MOST_IN_GRAPH;
+    in_graph = once > 20 ? 1 : once > 2 ? 4 : run->tensors->sets > IN_GRAPH ? run->tensors->sets : IN_GRAPH;
     cudaStreamBeginCapture(run->stream, cudaStreamCaptureModeThreadLocal);
     i = run_sets(run, in_graph, error);
     if (cudaStreamEndCapture(run->stream, &graph) != cudaSuccess || i) return -1;

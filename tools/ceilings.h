@@ -1,4 +1,5 @@
-/* ceilings.h - what the CPU can do at best: a STREAM-like copy, and multiply-adds that never leave the registers.
+/* ceilings.h - what the CPU can do at best: a STREAM-like copy, multiply-adds that never leave the registers, and
+ * OpenBLAS's matrix product where the machine has it.
  *
  * Each leaf runs rounds * 12 multiply-adds on vectors in 12 independent chains, enough to hide the latency of two
  * units, and returns a sum so that nothing is optimised away. Leaves know no threads; the drivers call them by
@@ -11,6 +12,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#ifdef TOOLS_DL
+#  include <dlfcn.h>
+#endif
 
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
 #  define CEILINGS_X86
@@ -156,6 +160,64 @@ static double measure_copy(size_t bytes, int threads)
     free(from);
     free(to);
     return best;
+}
+
+#ifdef TOOLS_DL
+enum { GEMM_SIZE = 1152 };
+
+typedef struct gemm_calls {
+    void (*threads)(int count);
+    void (*f32)(int order, int a_form, int b_form, int m, int n, int k, float alpha, const float *a, int a_pitch,
+                const float *b, int b_pitch, float beta, float *c, int c_pitch);
+    void (*f64)(int order, int a_form, int b_form, int m, int n, int k, double alpha, const double *a, int a_pitch,
+                const double *b, int b_pitch, double beta, double *c, int c_pitch);
+} gemm_calls;
+
+/* Row-major C = A*B of squares of ones and twos; c lies behind b behind a. Best of some repeats. */
+static double measure_gemm_of(const gemm_calls *blas, int is_f64)
+{
+    const int n = GEMM_SIZE;
+    const size_t count = (size_t)n * (size_t)n;
+    const double work = 2e-9 * (double)count * n;
+    double *memory = (double *)malloc(3 * count * sizeof *memory), best = 0;
+    float *single = (float *)memory;
+    size_t i;
+    int r;
+    for (i = 0; memory && i < 2 * count; i++) {
+        if (is_f64) memory[i] = (double)(1 + i % 2);
+        else single[i] = (float)(1 + i % 2);
+    }
+    for (r = -1; memory && r < CEILING_REPEATS; r++) {
+        double start = platform_seconds(), seconds;
+        if (is_f64) blas->f64(101, 111, 111, n, n, n, 1, memory, n, memory + count, n, 0, memory + 2 * count, n);
+        else blas->f32(101, 111, 111, n, n, n, 1, single, n, single + count, n, 0, single + 2 * count, n);
+        seconds = platform_seconds() - start;
+        if (r >= 0 && seconds > 0 && work / seconds > best) best = work / seconds;
+    }
+    free(memory);
+    return best;
+}
+#endif
+
+/* GFLOP/s of OpenBLAS's sgemm and dgemm; left alone where it is missing. It is loaded for this only. */
+static void measure_gemm(int threads, double gflops[2])
+{
+#ifdef TOOLS_DL
+    gemm_calls blas;
+    void *library = dlopen("libopenblas.so.0", RTLD_NOW);
+    if (!library) return;
+    *(void **)&blas.threads = dlsym(library, "openblas_set_num_threads");
+    *(void **)&blas.f32 = dlsym(library, "cblas_sgemm");
+    *(void **)&blas.f64 = dlsym(library, "cblas_dgemm");
+    if (blas.threads && blas.f32 && blas.f64) {
+        blas.threads(threads);
+        gflops[0] = measure_gemm_of(&blas, 0);
+        gflops[1] = measure_gemm_of(&blas, 1);
+    }
+#else
+    (void)threads;
+    (void)gflops;
+#endif
 }
 
 #endif

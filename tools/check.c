@@ -1,6 +1,7 @@
 /* check.c - `convt3d check`: kernels against the oracle of tests/, each case with a line that reproduces it. */
 #include "commands.h"
 #include "tensors.h"
+#include "then.h"
 
 #include "../tests/check.h"
 
@@ -51,7 +52,7 @@ static void print_files(const options *opt, const convt3d_desc *desc)
 static void print_reproducer(const options *opt, const check_request *request, const char *kernel)
 {
     const convt3d_desc *desc = &request->desc;
-    char shape[SHAPE_TEXT];
+    char shape[SHAPE_TEXT], then[THEN_TEXT];
     printf("      convt3d check");
     if (request->x) {
         print_files(opt, desc);
@@ -63,6 +64,8 @@ static void print_reproducer(const options *opt, const check_request *request, c
     printf(" --layout %s --device %s", layout_name(desc->layout), device_name(desc->device));
     if (desc->math != CONVT3D_ACCURATE) printf(" --math %s", math_name(desc->math));
     if (desc->threads) printf(" --threads %" PRId32, desc->threads);
+    then_format(desc->ops, then, sizeof then);
+    if (then[0]) print_option("then", then);
     if (kernel[0]) print_option("kernel", kernel);
     printf("\n");
 }

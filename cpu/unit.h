@@ -1,0 +1,185 @@
+/* unit.h - what all ways to sum share: a unit of work, its packed inputs, its taps, and where finished values leave.
+ */
+#ifndef CONVT3D_CPU_UNIT_H
+#define CONVT3D_CPU_UNIT_H
+
+/* An output: channel, depth, row and column. */
+typedef struct convt3d__cpu_place { int64_t oc, od, oh, ow; } convt3d__cpu_place;
+
+typedef struct convt3d__cpu_unit {
+    const convt3d__plan *p;
+    const convt3d__cpu_blocking *b;
+    const convt3d__cpu_leaves *leaves;
+    const convt3d_io *io;
+    const void *packed;                 /* weights */
+    char *x;                            /* this thread's buffers; x: element 0 of the first row, behind the gap */
+    char *sum, *woven, *transposed, *product;
+    convt3d__cpu_tap *tap;
+    int64_t *at;                        /* where a panel's positions have their inputs, and, for those that scatter, */
+    convt3d__cpu_place *place;          /* their outputs */
+    int64_t n, group, groups;           /* sample; first group and number of them */
+    int64_t block, block_end;           /* of the unit's groups, all in one row: group*blocks + block */
+    int64_t first[3], end[3];           /* positions */
+    int64_t in_first[3], in_end[3];     /* inputs packed */
+    int64_t plane, pitch, column;       /* of packed x: from depth to depth, row to row, column to column */
+    int64_t sum_row;                    /* from row to row of sums */
+    int32_t narrow;                     /* W is mostly border: rows are cut into stretches of equal taps */
+} convt3d__cpu_unit;
+
+/* The inputs that the unit's positions read along each axis, and whether rows have room for W's zeros. */
+static void convt3d__cpu_unit_inputs(convt3d__cpu_unit *u)
+{
+    int64_t i, low = 0, high = 0, zeros;
+    for (i = 0; i < 3; i++) {
+        const convt3d__axis *a = &u->p->axis[i];
+        int64_t o = u->first[i] * a->stride, last = convt3d__min(u->end[i] * a->stride, a->out) - 1;
+        low = convt3d__ceil_div(o + a->padding - (a->kernel - 1) * a->dilation, a->stride);
+        high = convt3d__floor_div(last + a->padding, a->stride) + 1;
+        u->in_first[i] = convt3d__min(convt3d__max(low, 0), a->in);
+        u->in_end[i] = convt3d__max(u->in_first[i], convt3d__min(high, a->in));
+        if (i == 1 && u->b->tall) { u->in_first[i] = low;  u->in_end[i] = convt3d__max(low, high); }
+    }
+    zeros = convt3d__max(u->in_first[2] - low, high - u->in_end[2]);
+    u->narrow = zeros > u->b->gap || u->in_first[2] == u->in_end[2];
+    u->pitch = convt3d__max(u->in_end[2] - u->in_first[2] + (u->narrow ? 0 : zeros), u->end[2] - u->first[2]);
+    u->plane = u->b->plane;
+    u->column = 1;
+    u->sum_row = convt3d__cpu_sum_row(u->b, u->end[2] - u->first[2], u->pitch);
+}
+
+/* One row of one channel, zeros behind it. */
+static void convt3d__cpu_pack_row(const convt3d__cpu_unit *u, char *to, int64_t from)
+{
+    int64_t real = convt3d__cpu_real_size(u->p), n = u->in_end[2] - u->in_first[2];
+    convt3d__cpu_gather(u->leaves, u->p->desc.dtype, to, convt3d__cpu_element(u->io->x, u->p->desc.dtype, from),
+                    u->p->desc.x_stride[4], n);
+    memset(to + n * real, 0, (size_t)((u->pitch - n) * real));
+}
+
+/* One row of all channels where channels lie side by side: 16 columns of 64 channels at a time, transposed. */
+static void convt3d__cpu_pack_columns(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t channels)
+{
+    const convt3d__plan *p = u->p;
+    int64_t real = convt3d__cpu_real_size(p), n = u->in_end[2] - u->in_first[2], pitch = u->b->x_pitch, j, k, c;
+    int32_t type = p->desc.dtype;
+    double wide[16 * 64];
+    for (c = 0; c < channels; c += 64)
+        for (j = 0; j < n; j += 16) {
+            int64_t columns = convt3d__min(16, n - j), width = convt3d__min(64, channels - c);
+            for (k = 0; k < columns; k++) {
+                const void *at = convt3d__cpu_element(u->io->x, type, from + c + (j + k) * p->desc.x_stride[4]);
+                convt3d__cpu_gather(u->leaves, type, (char *)wide + k * 64 * real, at, 1, width);
+            }
+            u->leaves->transpose[type == CONVT3D_F64](to + (c * pitch + j) * real, pitch, wide, 64, columns, width);
+        }
+    for (c = 0; c < channels; c++) memset(to + (c * pitch + n) * real, 0, (size_t)((u->pitch - n) * real));
+}
+
+static void convt3d__cpu_pack_x(const convt3d__cpu_unit *u)
+{
+    const convt3d__plan *p = u->p;
+    const int64_t *stride = p->desc.x_stride;
+    int64_t real = convt3d__cpu_real_size(p), channels = u->groups * p->in_group, id, ih, c;
+    int64_t rows = u->in_end[1] - u->in_first[1];
+    if (u->in_first[2] == u->in_end[2]) return;
+    for (c = 1; c <= u->b->gap; c++) memset(u->x - c * real, 0, (size_t)real);
+    for (id = u->in_first[0]; id < u->in_end[0]; id++) {
+        char *plane = u->x + (id - u->in_first[0]) * u->b->plane * real;
+        int64_t from = u->n * stride[0] + u->group * p->in_group * stride[1] + id * stride[2] +
+                       u->in_first[2] * stride[4];
+        for (ih = u->in_first[1]; ih < u->in_end[1]; ih++) {
+            char *row = plane + (ih - u->in_first[1]) * u->pitch * real;
+            if (ih < 0 || ih >= p->axis[1].in) {        /* tall */
+                for (c = 0; c < channels; c++)
+                    memset(row + c * u->b->x_pitch * real, 0, (size_t)(u->pitch * real));
+                continue;
+            }
+            if (stride[1] == 1 && channels > 1 && stride[4] != 1)
+                convt3d__cpu_pack_columns(u, row, from + ih * stride[3], channels);
+            else for (c = 0; c < channels; c++)
+                convt3d__cpu_pack_row(u, row + c * u->b->x_pitch * real, from + ih * stride[3] + c * stride[1]);
+        }
+        for (c = 0; c < channels; c++)
+            memset(plane + (c * u->b->x_pitch + rows * u->pitch) * real, 0,
+                   (size_t)((u->b->x_pitch - rows * u->pitch) * real));
+    }
+}
+
+/* How many of n positions, from that of output o on, have the same taps: until the first tap's input or one more tap
+ * crosses an end of the input. */
+static int64_t convt3d__cpu_equal_taps(const convt3d__axis *a, int64_t o, int64_t n, convt3d__taps *taps)
+{
+    int64_t i;
+    *taps = convt3d__taps_of(a, o, 1);
+    if (taps->count > 0) {
+        n = convt3d__min(n, a->in - taps->i);
+        if (taps->k + taps->count * a->tap_step < a->kernel) n = convt3d__min(n, taps->count * a->in_step - taps->i);
+        return n;
+    }
+    for (i = 1; i < n && convt3d__taps_of(a, o + i * a->stride, 1).count == 0; i++) { }
+    return i;
+}
+
+/* All taps of the phase of output o, inside the input or not. */
+static convt3d__taps convt3d__cpu_whole_taps(const convt3d__axis *a, int64_t o)
+{
+    convt3d__taps taps = {0, 0, 0};
+    int64_t k = convt3d__first_tap(a, o);
+    if (k < 0) return taps;
+    taps.k = k;
+    taps.i = (o + a->padding - k * a->dilation) / a->stride;       /* exact */
+    taps.count = (a->kernel - 1 - k) / a->tap_step + 1;
+    return taps;
+}
+
+/* The list of taps of a line, from those along each axis; shifts are relative to the packed x of a group. A stack takes
+ * the taps along height by itself. */
+static int64_t convt3d__cpu_list_taps(const convt3d__cpu_unit *u, const convt3d__taps *d, const convt3d__taps *h,
+                                  const convt3d__taps *w, convt3d__cpu_tap *list)
+{
+    const convt3d__axis *a = u->p->axis;
+    int64_t i, j, k, n = 0, high = u->b->stack ? convt3d__min(h->count, 1) : h->count;
+    for (i = 0; i < d->count; i++)
+        for (j = 0; j < high; j++) {
+            int64_t id = d->i - i * a[0].in_step - u->in_first[0], ih = h->i - j * a[1].in_step - u->in_first[1];
+            int64_t tap = ((d->k + i * a[0].tap_step) * a[1].kernel + h->k + j * a[1].tap_step) * a[2].kernel;
+            for (k = 0; k < w->count; k++, n++) {
+                list[n].x = id * u->plane + ih * u->pitch +
+                            (w->i - k * a[2].in_step - u->in_first[2]) * u->column;
+                list[n].w = tap + w->k + k * a[2].tap_step;
+            }
+        }
+    return n;
+}
+
+/* What each of ROWS channels starts from. */
+static void convt3d__cpu_start(const convt3d__cpu_unit *u, int64_t oc, int64_t channels,
+                               double start[CONVT3D__CPU_MOST_PANEL])
+{
+    memset(start, 0, CONVT3D__CPU_MOST_PANEL * sizeof *start);
+    if (u->io->bias)
+        convt3d__cpu_gather(u->leaves, u->p->desc.dtype, start,
+                            convt3d__cpu_element(u->io->bias, u->p->desc.dtype, oc), 1, channels);
+}
+
+static int64_t convt3d__cpu_columns_of(const convt3d__cpu_unit *u, int64_t phase)
+{
+    const convt3d__axis *a = &u->p->axis[2];
+    return convt3d__min(u->end[2], convt3d__ceil_div(a->out - phase, a->stride)) - u->first[2];
+}
+
+/* THE ONE PLACE where finished values, bias included, become elements of y: n of them from `at` on, along the axis of
+ * that number (1: channels; 4: a row). What is to be done to each value in the accumulator's type is done here,
+ * before they are rounded once. Only rows that need neither (convt3d__cpu_straight) are woven into y without coming
+ * by. */
+static void convt3d__cpu_put(const convt3d__cpu_unit *u, const convt3d__cpu_place *at, int axis, const void *values,
+                             int64_t n)
+{
+    const int64_t *stride = u->p->desc.y_stride;
+    int32_t type = convt3d__cpu_y_type(u->p);
+    int64_t index = u->n * stride[0] + at->oc * stride[1] + at->od * stride[2] + at->oh * stride[3] +
+                    at->ow * stride[4];
+    convt3d__cpu_scatter(u->leaves, type, (char *)u->io->y + index * convt3d__element_size(type), stride[axis],
+                         values, n);
+}
+#endif

@@ -1,0 +1,391 @@
+// Passes over the output, after any kernel, for the entries of the list that it does not apply itself. One with GROUP_NORM
+// or BATCH_NORM first takes moments of what is stored, and a small kernel settles mean and deviation; the entries before the
+// normalisation are applied in both readings, which costs less than storing what they give.
+//
+// Idea      Moments (count, mean, sum of squared deviations) merged by Chan's formula in an order that the shape alone
+//           fixes: inside a thread a batch of values at a time, each by two passes over registers around its first value,
+//           then over the threads of a block, then over the blocks of a set. No sums of squares, no atomics.
+//           A block's threads are `lanes` neighbouring channels by 256/lanes neighbouring voxels, or lots of 4 of them: one
+//           lane where voxels lie side by side (NCDHW), up to 32 where channels do (NDHWC); so either layout is read and
+//           written in whole sectors, and the first in accesses of 16 bytes.
+// Requires  nothing. Views whose voxels have one stride throughout (all dense ones) need no division per element.
+// Traffic   reads the stored tensor once, twice with a normalisation, and writes the output once.
+// CONVT3D_CUDA_PART 8.
+#pragma once
+
+#if CONVT3D__PART(8)
+
+namespace convt3d_cuda {
+
+enum { PASS_THREADS = 256, PASS_SETTLE = 128, PASS_MEASURED = 16, PASS_FINISHED = 8 };     // values a thread and round
+
+struct Moments { double count, mean, m2; };
+
+static __device__ __forceinline__ Moments merge(const Moments &a, const Moments &b)
+{
+    if (a.count == 0) return b;
+    if (b.count == 0) return a;
+    double count = a.count + b.count, delta = b.mean - a.mean, share = a.count == b.count ? 0.5 : b.count / count;
+    return {count, a.mean + delta * share, a.m2 + b.m2 + delta * delta * a.count * share};
+}
+
+// A pass of outputs of type T. `before` precedes the normalisation, `after` follows it.
+template <class T> struct PassLists { List<T> before, after; };
+
+struct Pass {
+    const void *from;
+    void *to;
+    Moments *moments;                       // [batch][parts][channels]
+    double *set;                            // [sets][2]: mean, rstd
+    const void *scale, *shift;              // of the accumulator's type, or null
+    void *mean, *rstd, *running_mean, *running_var;
+    double eps, momentum;
+    int64_t batch, channels, groups;        // groups 0: of a batch normalisation
+    int64_t parts, part_voxels, voxels, height, width;
+    int64_t from_stride[5], to_stride[5];
+    int32_t lanes;                          // power of two, at most 32
+    int32_t normalises;
+    int64_t channel_tiles;
+};
+
+// The channel and the voxels that a thread looks at: lots of Lot neighbours from begin, begin + step, ..., below end.
+template <class I> struct PassThread {
+    int64_t n, c, unit;
+    I begin, end;
+    int32_t step, slot;
+    bool inside;
+};
+
+template <class I, int Lot> __device__ __forceinline__ PassThread<I> pass_thread(const Pass &p, int64_t block)
+{
+    PassThread<I> t;
+    int64_t tile = block % p.channel_tiles, part;
+    t.unit = block / p.channel_tiles;
+    t.n = t.unit / p.parts;
+    part = t.unit - t.n * p.parts;
+    t.slot = threadIdx.x / p.lanes;
+    t.step = PASS_THREADS / p.lanes * Lot;
+    t.c = tile * p.lanes + threadIdx.x % p.lanes;
+    t.inside = t.c < p.channels;
+    t.end = (I)min(p.voxels, (part + 1) * p.part_voxels);
+    t.begin = (I)(part * p.part_voxels) + t.slot * Lot;
+    return t;
+}
+
+// Elements of one tensor for the voxels of one thread. Linear: the voxels of a channel have one stride, and 32 bits hold
+// what they span.
+template <bool Linear> struct PassCursor;
+
+template <> struct PassCursor<true> {
+    typedef int32_t I;
+    int64_t base;
+    int32_t unit;
+    __device__ PassCursor(const Pass &, const PassThread<I> &t, const int64_t (&s)[5])
+        : base(t.n * s[0] + t.c * s[1]), unit((int32_t)s[4]) {}
+    __device__ int64_t operator()(I q) const { return base + q * unit; }
+};
+
+template <> struct PassCursor<false> {
+    typedef int64_t I;
+    int64_t base, d, h, w, height, width;
+    __device__ PassCursor(const Pass &p, const PassThread<I> &t, const int64_t (&s)[5])
+        : base(t.n * s[0] + t.c * s[1]), d(s[2]), h(s[3]), w(s[4]), height(p.height), width(p.width) {}
+    __device__ int64_t operator()(I q) const
+    {
+        return base + q / (height * width) * d + q / width % height * h + q % width * w;
+    }
+};
+
+// Voxels q, q + 1, ... of a lot, for N values in lots: value i is voxel q + i / Lot * step + i % Lot.
+template <class V, int N, int Lot, class I, class Cursor>
+__device__ __forceinline__ void load_lots(V (&v)[N], const void *from, const Cursor &at, I q, I step, I end)
+{
+    struct alignas(Lot * sizeof(V) > 16 ? 16 : Lot * sizeof(V)) Pack { V v[Lot]; };
+#pragma unroll
+    for (int i = 0; i < N / Lot; i++) {
+        Pack pack = {};
+        if (q + i * step < end) pack = *(const Pack *)((const V *)from + at(q + i * step));
+#pragma unroll
+        for (int j = 0; j < Lot; j++) v[i * Lot + j] = pack.v[j];
+    }
+}
+
+template <class V, int N, int Lot, class I, class Cursor>
+__device__ __forceinline__ void store_lots(const V (&v)[N], void *to, const Cursor &at, I q, I step, I end)
+{
+    struct alignas(Lot * sizeof(V) > 16 ? 16 : Lot * sizeof(V)) Pack { V v[Lot]; };
+#pragma unroll
+    for (int i = 0; i < N / Lot; i++) {
+        Pack pack;
+#pragma unroll
+        for (int j = 0; j < Lot; j++) pack.v[j] = v[i * Lot + j];
+        if (q + i * step < end) *(Pack *)((V *)to + at(q + i * step)) = pack;
+    }
+}
+
+// A list on values that load_lots() brought.
+template <bool Linear, int Lot, class T, int N, class I>
+__device__ __forceinline__ void apply_in_pass(const List<T> &list, typename Number<T>::Accumulator (&v)[N], const Pass &p,
+                                              const PassThread<I> &t, I q)
+{
+    apply_list(list, v, [&](int) { return t.c; }, [&](int i, const int64_t (&s)[5]) {
+        I voxel = q + i / Lot * t.step;
+        return PassCursor<Linear>(p, t, s)((voxel < t.end ? voxel : q) + i % Lot);
+    });
+}
+
+// The first `count` of N values, around the first of them: what is left after that subtraction has few digits to lose.
+template <class A, int N> __device__ __forceinline__ Moments moments_of(const A (&v)[N], int count)
+{
+    A d[N], sum = 0, squares = 0;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        d[i] = i < count ? v[i] - v[0] : A(0);
+        sum += d[i];
+    }
+    A mean = sum / (A)count;
+#pragma unroll
+    for (int i = 0; i < N; i++) if (i < count) squares += (d[i] - mean) * (d[i] - mean);
+    return {(double)count, (double)v[0] + (double)mean, (double)squares};
+}
+
+// Lot: 4 where from and to are Linear with neighbouring voxels, in whole lots that are aligned, else 1.
+template <class T, bool Linear, int Lot>
+__global__ void __launch_bounds__(PASS_THREADS) measure_kernel(const __grid_constant__ Pass p,
+                                                               const __grid_constant__ List<T> before, int64_t blocks)
+{
+    typedef typename Number<T>::Accumulator A;
+    typedef typename PassCursor<Linear>::I I;
+    __shared__ Moments shared[PASS_THREADS];
+    for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+        PassThread<I> t = pass_thread<I, Lot>(p, block);
+        PassCursor<Linear> at(p, t, p.from_stride);
+        Moments all = {0, 0, 0};
+        for (I q = t.begin; t.inside && q < t.end; q += PASS_MEASURED / Lot * t.step) {
+            A v[PASS_MEASURED];
+            load_lots<A, PASS_MEASURED, Lot>(v, p.from, at, q, (I)t.step, t.end);
+            if (before.count > 0) apply_in_pass<Linear, Lot>(before, v, p, t, q);
+            if (q + (PASS_MEASURED / Lot - 1) * t.step < t.end) all = merge(all, moments_of(v, PASS_MEASURED));
+            else all = merge(all, moments_of(v, (int)((t.end - q + t.step - 1) / t.step) * Lot));
+        }
+        shared[threadIdx.x] = all;
+        __syncthreads();
+        for (int half = PASS_THREADS / 2; half >= p.lanes; half /= 2) {
+            if ((int)threadIdx.x < half) shared[threadIdx.x] = merge(shared[threadIdx.x], shared[threadIdx.x + half]);
+            __syncthreads();
+        }
+        if (t.slot == 0 && t.inside) p.moments[t.unit * p.channels + t.c] = shared[threadIdx.x];
+        __syncthreads();
+    }
+}
+
+template <class A> __device__ __forceinline__ void run_on(void *running, int64_t set, double momentum, double found)
+{
+    A *r = (A *)running;
+    if (r) r[set] = (A)((1 - momentum) * (double)r[set] + momentum * found);
+}
+
+// One block for one set: its channels and parts in the order n, part, channel, dealt to the threads in turn.
+template <class A> __global__ void __launch_bounds__(PASS_SETTLE) settle_kernel(const __grid_constant__ Pass p)
+{
+    __shared__ Moments shared[PASS_SETTLE];
+    int64_t sets = p.groups ? p.batch * p.groups : p.channels, each = p.groups ? p.channels / p.groups : 1;
+    for (int64_t set = blockIdx.x; set < sets; set += gridDim.x) {
+        int64_t n0 = p.groups ? set / p.groups : 0, samples = p.groups ? 1 : p.batch;
+        int64_t first = p.groups ? set % p.groups * each : set, items = samples * p.parts * each;
+        Moments all = {0, 0, 0};
+        for (int64_t i = threadIdx.x; i < items; i += PASS_SETTLE)
+            all = merge(all, p.moments[(n0 * p.parts + i / each) * p.channels + first + i % each]);
+        shared[threadIdx.x] = all;
+        __syncthreads();
+        for (int half = PASS_SETTLE / 2; half > 0; half /= 2) {
+            if ((int)threadIdx.x < half) shared[threadIdx.x] = merge(shared[threadIdx.x], shared[threadIdx.x + half]);
+            __syncthreads();
+        }
+        if (threadIdx.x == 0) {
+            all = shared[0];
+            double rstd = 1 / sqrt(all.m2 / all.count + p.eps);
+            p.set[2 * set] = all.mean;
+            p.set[2 * set + 1] = rstd;
+            if (p.mean) ((A *)p.mean)[set] = (A)all.mean;
+            if (p.rstd) ((A *)p.rstd)[set] = (A)rstd;
+            run_on<A>(p.running_mean, set, p.momentum, all.mean);
+            run_on<A>(p.running_var, set, p.momentum, all.m2 / (all.count - 1));
+        }
+        __syncthreads();
+    }
+}
+
+// (v - mean)*scale + shift of one channel; the mean in two parts, so that its rounding costs nothing.
+template <class A> struct Normal {
+    A mean, rest, scale, shift;
+    __device__ Normal(const Pass &p, int64_t n, int64_t c)
+    {
+        if (!p.normalises) return;
+        int64_t set = p.groups ? n * p.groups + c / (p.channels / p.groups) : c;
+        mean = (A)p.set[2 * set];
+        rest = (A)(p.set[2 * set] - (double)mean);
+        scale = (A)(p.set[2 * set + 1] * (p.scale ? (double)((const A *)p.scale)[c] : 1));
+        shift = p.shift ? ((const A *)p.shift)[c] : A(0);
+    }
+    __device__ A operator()(A v) const { return ((v - mean) - rest) * scale + shift; }
+};
+
+// Out: the type written.
+template <class T, class Out, bool Linear, int Lot>
+__global__ void __launch_bounds__(PASS_THREADS) finish_kernel(const __grid_constant__ Pass p,
+                                                              const __grid_constant__ PassLists<T> lists,
+                                                              int64_t blocks)
+{
+    typedef typename Number<T>::Accumulator A;
+    typedef typename PassCursor<Linear>::I I;
+    enum { N = PASS_FINISHED };
+    for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+        PassThread<I> t = pass_thread<I, Lot>(p, block);
+        if (!t.inside) continue;
+        PassCursor<Linear> from(p, t, p.from_stride), to(p, t, p.to_stride);
+        Normal<A> normal(p, t.n, t.c);
+        for (I q = t.begin; q < t.end; q += N / Lot * t.step) {
+            A v[N];
+            Out out[N];
+            load_lots<A, N, Lot>(v, p.from, from, q, (I)t.step, t.end);
+            if (lists.before.count > 0) apply_in_pass<Linear, Lot>(lists.before, v, p, t, q);
+            if (p.normalises)
+#pragma unroll
+                for (int i = 0; i < N; i++) v[i] = normal(v[i]);
+            if (lists.after.count > 0) apply_in_pass<Linear, Lot>(lists.after, v, p, t, q);
+#pragma unroll
+            for (int i = 0; i < N; i++) out[i] = Number<Out>::round(v[i]);
+            store_lots<Out, N, Lot>(out, p.to, to, q, (I)t.step, t.end);
+        }
+    }
+}
+
+static bool is_linear(const Pass &p, const int64_t s[5])
+{
+    return (p.height == 1 || s[3] == p.width * s[4]) &&
+           (p.voxels == p.height * p.width || s[2] == p.height * p.width * s[4]) &&
+           (p.voxels + (PASS_MEASURED + 1) * PASS_THREADS) < INT32_MAX / convt3d__max(s[4], 1);
+}
+
+// Whether 4 neighbouring voxels of every channel are one aligned access.
+static bool is_lots(const Pass &p, const void *data, const int64_t s[5], size_t element)
+{
+    return s[4] == 1 && (uintptr_t)data % (element == 8 ? 16 : 4 * element) == 0 && s[0] % 4 == 0 && s[1] % 4 == 0 &&
+           p.voxels % 4 == 0;
+}
+
+static Pass pass_of(const convt3d__plan *plan, const convt3d_io *io, int32_t index)
+{
+    Pass p = {};
+    const int32_t norm = convt3d__next_norm(plan, index);
+    p.normalises = norm < plan->op_count;
+    const convt3d_op &op = plan->desc.ops[p.normalises ? norm : index];
+    const convt3d_op_io &tensors = io->ops[p.normalises ? norm : index];
+    const bool last = convt3d__pass_end(plan, index) == plan->op_count;
+    int64_t rows = plan->axis[0].out * plan->axis[1].out;
+    p.from = plan->staged ? convt3d__workspace_part(plan, io->workspace, 1) : io->y;
+    p.to = last ? io->y : const_cast<void *>(p.from);
+    for (int i = 0; i < 5; i++) {
+        p.from_stride[i] = plan->stored_stride[i];
+        p.to_stride[i] = last ? plan->desc.y_stride[i] : plan->stored_stride[i];
+    }
+    p.scale = tensors.scale;  p.shift = tensors.shift;  p.mean = tensors.mean;  p.rstd = tensors.rstd;
+    p.running_mean = tensors.running_mean;  p.running_var = tensors.running_var;
+    p.eps = op.a;  p.momentum = op.b;
+    p.batch = plan->desc.batch;  p.channels = plan->desc.out_channels;  p.groups = op.groups;
+    p.parts = convt3d__moment_parts(plan);
+    p.height = plan->axis[1].out;  p.width = plan->axis[2].out;  p.voxels = rows * p.width;
+    p.part_voxels = convt3d__ceil_div(convt3d__ceil_div(p.voxels, p.parts), 64) * 64;
+    p.moments = (Moments *)convt3d__workspace_part(plan, io->workspace, 0);
+    p.set = (double *)(p.moments + p.batch * p.parts * p.channels);
+    p.lanes = 1;
+    if (plan->stored_stride[1] < plan->stored_stride[4]) while (p.lanes < 32 && p.lanes < p.channels) p.lanes *= 2;
+    p.channel_tiles = convt3d__ceil_div(p.channels, p.lanes);
+    return p;
+}
+
+template <class T, class Out, bool Linear, int Lot> struct PassKernels {
+    typedef typename Number<T>::Accumulator A;
+    static convt3d_status ready(const convt3d__plan *plan, convt3d_error *error)
+    {
+        convt3d_status status = convt3d__load_kernel(error, plan, measure_kernel<T, Linear, Lot>, 0);
+        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, settle_kernel<A>, 0);
+        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, finish_kernel<T, Out, Linear, Lot>, 0);
+        if constexpr (Lot > 1)      // the pointers to come may be less aligned
+            if (status == CONVT3D_OK) status = PassKernels<T, Out, Linear, 1>::ready(plan, error);
+        return status;
+    }
+    static convt3d_status run(const Pass &p, const PassLists<T> &lists, void *stream, convt3d_error *error)
+    {
+        int64_t blocks = p.batch * p.parts * p.channel_tiles, sets = p.groups ? p.batch * p.groups : p.channels;
+        dim3 grid((unsigned)convt3d__min(blocks, INT32_MAX)), settle((unsigned)convt3d__min(sets, INT32_MAX));
+        convt3d_status status = CONVT3D_OK;
+        if (p.normalises)
+            status = convt3d__launch(error, measure_kernel<T, Linear, Lot>, grid, dim3(PASS_THREADS), 0, stream, p,
+                                     lists.before, blocks);
+        if (p.normalises && status == CONVT3D_OK)
+            status = convt3d__launch(error, settle_kernel<A>, settle, dim3(PASS_SETTLE), 0, stream, p);
+        if (status != CONVT3D_OK) return status;
+        return convt3d__launch(error, finish_kernel<T, Out, Linear, Lot>, grid, dim3(PASS_THREADS), 0, stream, p, lists,
+                               blocks);
+    }
+};
+
+template <class T, class Out, class Act> convt3d_status pass_lots(const Pass &p, bool linear, Act act)
+{
+    if (linear && is_lots(p, p.from, p.from_stride, sizeof(typename Number<T>::Accumulator)) &&
+        is_lots(p, p.to, p.to_stride, sizeof(Out))) return act(PassKernels<T, Out, true, 4>(), T());
+    return linear ? act(PassKernels<T, Out, true, 1>(), T()) : act(PassKernels<T, Out, false, 1>(), T());
+}
+
+// act(the instance for this pass, a value of the output's type)
+template <class T, class Act> convt3d_status pass_instance(const Pass &p, const convt3d__plan *plan, int32_t index, Act act)
+{
+    typedef typename Number<T>::Accumulator A;
+    int32_t end = convt3d__pass_end(plan, index);
+    bool linear = is_linear(p, p.from_stride) && is_linear(p, p.to_stride);
+    for (int32_t i = index; i < end; i++)
+        if (convt3d_op_uses(plan->desc.ops[i].kind) & CONVT3D_USES_RESIDUAL)
+            linear = linear && is_linear(p, plan->desc.ops[i].stride);
+    return end == plan->op_count ? pass_lots<T, T>(p, linear, act) : pass_lots<T, A>(p, linear, act);
+}
+
+template <class Act> convt3d_status pass_dispatch(const Pass &p, const convt3d__plan *plan, int32_t index, Act act)
+{
+    switch (plan->desc.dtype) {
+    case CONVT3D_F32: return pass_instance<float>(p, plan, index, act);
+    case CONVT3D_F64: return pass_instance<double>(p, plan, index, act);
+    case CONVT3D_F16: return pass_instance<__half>(p, plan, index, act);
+    default:          return pass_instance<__nv_bfloat16>(p, plan, index, act);
+    }
+}
+
+}
+
+extern "C" convt3d_status convt3d__cuda_pass(const convt3d__plan *plan, const convt3d_io *io, int32_t index,
+                                             convt3d_error *error)
+{
+    using namespace convt3d_cuda;
+    Pass p = pass_of(plan, io, index);
+    return pass_dispatch(p, plan, index, [&](auto kernels, auto type) {
+        typedef decltype(type) T;
+        int32_t norm = convt3d__next_norm(plan, index), end = convt3d__pass_end(plan, index);
+        PassLists<T> lists = {list_of<T>(plan, io, index, norm), list_of<T>(plan, io, (int32_t)convt3d__min(norm + 1, end), end)};
+        return kernels.run(p, lists, io->stream, error);
+    });
+}
+
+extern "C" convt3d_status convt3d__cuda_pass_ready(const convt3d__plan *plan, convt3d_error *error)
+{
+    using namespace convt3d_cuda;
+    convt3d_io none = {};
+    convt3d_status status = CONVT3D_OK;
+    for (int32_t i = plan->fused; i < plan->op_count && status == CONVT3D_OK; i = convt3d__pass_end(plan, i)) {
+        Pass p = pass_of(plan, &none, i);
+        status = pass_dispatch(p, plan, i, [&](auto kernels, auto) { return kernels.ready(plan, error); });
+    }
+    return status;
+}
+
+#endif

@@ -1,0 +1,298 @@
+/* Promise: what follows the convolution is PyTorch's, entry by entry and in any list, in every type and layout, on every
+ * kernel that the machine has; the bits depend on no thread count; views cost nothing and nothing else is touched.
+ * With the name of a kernel as argument, that kernel alone; CONVT3D_TEST_DEVICE=cuda: on the GPU. */
+#include "common.h"
+
+enum { FUSED_SHAPES = 7, FUSED_RANDOM = 150 };
+
+/* Small problems of every class: stride 1, phases, kernel == stride, empty phases, groups, one channel a group, a view. */
+static convt3d_desc shape(int i)
+{
+    convt3d_desc d = common_desc(8, 12, 5, 3, 1, 1);
+    if (i == 1) { d = common_desc(4, 8, 5, 3, 2, 1);  d.batch = 2;  d.output_padding[2] = 1; }
+    if (i == 2) { d = common_desc(16, 16, 4, 2, 2, 0);  d.in_size[2] = 9; }
+    if (i == 3) { d = common_desc(3, 4, 4, 2, 4, -1);  d.dilation[0] = 2; }
+    if (i == 4) { d = common_desc(8, 8, 4, 3, 2, 1);  d.groups = 4;  d.batch = 3; }
+    if (i == 5) { d = common_desc(4, 4, 6, 3, 2, 1);  d.groups = 4;  d.in_size[2] = 40; }
+    if (i == 6) {                                       /* y: the last 8 of 20 channels, the residual: the first 8 of 12 */
+        static const int64_t y[5] = {20 * 520, 520, 70, 10, 1}, r[5] = {12 * 512, 512, 64, 8, 1};
+        d = common_desc(4, 8, 4, 2, 2, 0);
+        d.batch = 2;
+        memcpy(d.y_stride, y, sizeof y);
+        memcpy(d.ops[0].stride, r, sizeof r);           /* where the list begins with a residual */
+    }
+    return d;
+}
+
+static const char *kernel_name = "";
+
+static int check(const convt3d_desc *desc, int exact, uint64_t seed)
+{
+    check_request request;
+    memset(&request, 0, sizeof request);
+    request.desc = *desc;
+    snprintf(request.desc.force, sizeof request.desc.force, "%s", kernel_name);
+    request.exact = exact;
+    request.seed = seed;
+    return common_check(&request);
+}
+
+static int kernel_takes(const convt3d_desc *desc)
+{
+    convt3d_plan plan;
+    convt3d_desc d = *desc;
+    snprintf(d.force, sizeof d.force, "%s", kernel_name);
+    d.device = common_device();
+    return convt3d_plan_init(&plan, &d, CONVT3D_FORWARD, NULL) == CONVT3D_OK;
+}
+
+/* The list after shape i; only residual entries keep the shape's residual stride, and it is the first entry's. */
+static int check_list(const char *list, int i, int32_t dtype, int32_t layout, uint64_t seed, int *taken)
+{
+    convt3d_desc d = shape(i);
+    int64_t stride[5];
+    char why[THEN_TEXT];
+    memcpy(stride, d.ops[0].stride, sizeof stride);
+    if (!then_parse(list, d.ops, why)) { tap_note("%s", why);  return 0; }
+    if (convt3d_op_uses(d.ops[0].kind) & CONVT3D_USES_RESIDUAL) memcpy(d.ops[0].stride, stride, sizeof stride);
+    d.dtype = dtype;
+    d.layout = layout;
+    d.threads = (int32_t)(seed % 3);
+    if (!kernel_takes(&d)) return 1;
+    ++*taken;
+    return check(&d, (int)(seed % 2), seed);
+}
+
+static void test_lists(void)
+{
+    static const char *const lists[] = {
+        "affine:0.5:-2", "channel_affine", "add", "multiply", "clamp:-0.25:0.5", "relu", "relu6", "leaky_relu:0.01",
+        "leaky_relu:-2", "silu", "sigmoid", "tanh", "gelu", "gelu_tanh", "hardswish", "hardsigmoid", "elu:0.75",
+        "softplus:1:20", "softplus:2:0.5", "mish", "group_norm:1", "group_norm:4", "batch_norm", "group_norm:2:0.5",
+        "relu,group_norm:4", "group_norm:4,relu", "channel_affine,relu", "channel_affine,add,relu",
+        "add,group_norm:2,multiply,silu", "group_norm:1,group_norm:4,add", "batch_norm,add,relu,group_norm:2,gelu,sigmoid",
+        "clamp:1:-1", "relu,affine:2,add,leaky_relu:0.1,multiply,tanh,elu,mish"
+    };
+    int l, i, dtype, layout;
+    for (l = 0; l < (int)(sizeof lists / sizeof lists[0]); l++) {
+        int pass = 1, taken = 0;
+        for (i = 0; i < FUSED_SHAPES; i++)
+            for (dtype = 0; dtype < 4; dtype++)
+                for (layout = 0; layout < 2; layout++) {
+                    uint64_t kind = (uint64_t)((l + i + dtype * 2 + layout) % 4);  /* check.h's moderate data: 0 ... 3 */
+                    pass &= check_list(lists[l], i, dtype, layout, kind + 12 * (uint64_t)l, &taken);
+                }
+        if (taken > 0) tap_ok(pass, "%s%s%s: %d problems", kernel_name, *kernel_name ? ": " : "", lists[l], taken);
+    }
+}
+
+static convt3d_op random_entry(shapes_random_state *r, const convt3d_desc *d)
+{
+    convt3d_op op;
+    memset(&op, 0, sizeof op);
+    op.kind = (int32_t)shapes_draw(r, 1, CONVT3D_OP_COUNT - 1);
+    if (convt3d_op_uses(op.kind) & CONVT3D_USES_A) op.a = (double)shapes_draw(r, 1, 8) / 4;
+    if (convt3d_op_uses(op.kind) & CONVT3D_USES_B) op.b = (double)shapes_draw(r, 1, 8) / 8;
+    if (op.kind == CONVT3D_OP_CLAMP) op.a = -op.a;
+    if (op.kind == CONVT3D_OP_GROUP_NORM)
+        do op.groups = (int32_t)shapes_draw(r, 1, d->out_channels); while (d->out_channels % op.groups);
+    if (op.kind == CONVT3D_OP_BATCH_NORM && d->batch * shapes_out_size(d, 0) * shapes_out_size(d, 1) *
+        shapes_out_size(d, 2) == 1) op.kind = CONVT3D_OP_SILU, op.a = op.b = 0;
+    return op;
+}
+
+/* Random problems with random lists. Products of many residuals leave f16's range, so at most one multiplies. */
+static void test_random(void)
+{
+    int i, j, pass = 1, taken = 0;
+    for (i = 0; i < FUSED_RANDOM; i++) {
+        shapes_random_state r = {0, 0};
+        convt3d_desc d = shapes_random((uint64_t)i * 31 + 5);
+        int count;
+        r.seed = (uint64_t)i + 99;
+        count = (int)shapes_draw(&r, 1, 4);
+        if (shapes_out_size(&d, 0) * shapes_out_size(&d, 1) * shapes_out_size(&d, 2) == 0 || d.batch == 0) continue;
+        for (j = 0; j < count; j++) d.ops[j] = random_entry(&r, &d);
+        d.dtype = i % 4;
+        d.layout = i / 4 % 2;
+        d.threads = i % 3;
+        if (!kernel_takes(&d)) continue;
+        taken++;
+        pass &= check(&d, 0, (uint64_t)(i % 2 + 12 * i));
+    }
+    if (taken > 0) tap_ok(pass, "%s%s%d random lists", kernel_name, *kernel_name ? ": " : "", taken);
+}
+
+static void test_device(int32_t device)
+{
+    const char *name;
+    int i;
+    test_lists();
+    test_random();
+    for (i = 0; (name = convt3d_kernel_name(device, CONVT3D_FORWARD, i)) != NULL; i++) {
+        kernel_name = name;
+        test_lists();
+        test_random();
+    }
+    kernel_name = "";
+}
+
+/* Mean 1e4 and variance 1: the deviation of the normalised values from the exact ones stays at what storing costs. */
+static void test_mean(void)
+{
+    int32_t dtype;
+    for (dtype = 0; dtype < 2; dtype++) {
+        convt3d_desc d = common_desc(1, 4, 16, 1, 1, 0);
+        common_data c;
+        int64_t i, j, each;
+        double worst = 0, allowed = dtype == CONVT3D_F64 ? 1e-11 : 2e-3;     /* an ulp of 1e4 is 1e-3 in f32 */
+        d.dtype = dtype;
+        d.device = common_device();
+        d.ops[0].kind = CONVT3D_OP_GROUP_NORM;
+        d.ops[0].groups = 2;
+        if (!common_make(&c, &d, 0, 12)) { tap_ok(0, "memory");  return; }
+        for (i = 0; i < 4; i++) oracle_store(dtype, c.w.data, i, 1);
+        for (i = 0; i < 4; i++) oracle_store(dtype, c.bias.data, i, 0);
+        for (i = 0; i < 4096; i++)
+            oracle_store(dtype, c.x.data, i, 1e4 + (dtype == CONVT3D_F64 ? check_normal(7, (uint64_t)i)
+                                                     : rint(1024 * check_normal(7, (uint64_t)i)) / 1024));
+        memset(&c.io.ops[0], 0, sizeof c.io.ops[0]);
+        if (common_run(&c)) {
+            double mean = 0, square = 0;
+            each = c.problem.y_count / 2;
+            for (j = 0; j < 4096; j++) mean += oracle_load(dtype, c.x.data, j) / 4096;
+            for (j = 0; j < 4096; j++) square += pow(oracle_load(dtype, c.x.data, j) - mean, 2) / 4096;
+            for (i = 0; i < 2 * each; i++)
+                worst = fmax(worst, fabs(common_get(&c, i) - (oracle_load(dtype, c.x.data, i % 4096) - mean) / sqrt(square)));
+        } else {
+            worst = INFINITY;
+        }
+        tap_ok(worst < allowed, "%s: mean 1e4, variance 1: off by %.2g at most", common_dtypes[dtype], worst);
+        common_free(&c);
+    }
+}
+
+/* y may be the residual, before a normalisation and after one. */
+static void test_in_place(void)
+{
+    static const char *const lists[3] = {"add,relu", "relu,group_norm:2,add", "multiply,batch_norm,silu"};
+    int l, dtype;
+    for (l = 0; l < 3; l++) {
+        int pass = 1;
+        for (dtype = 0; dtype < 4; dtype++) {
+            convt3d_desc d = shape(1);
+            common_data apart, together;
+            char why[THEN_TEXT];
+            int i, entry;
+            d.dtype = dtype;
+            d.device = common_device();
+            pass &= then_parse(lists[l], d.ops, why);
+            pass &= common_make(&apart, &d, 0, 12) && common_make(&together, &d, 0, 12);
+            for (entry = 0; !(convt3d_op_uses(d.ops[entry].kind) & CONVT3D_USES_RESIDUAL); entry++) {}
+            pass &= common_run(&apart);
+            memcpy(together.y.data, together.io.ops[entry].residual, (size_t)(together.problem.y_count * together.size));
+            together.io.ops[entry].residual = together.io.y;
+            for (i = 0; i < CONVT3D_MAX_OPS; i++)
+                if (together.io.ops[i].running_mean) together.io.ops[i].running_mean = together.io.ops[i].running_var = NULL;
+            pass &= convt3d(&d, &together.io, NULL) == CONVT3D_OK;
+            pass &= common_same_outputs(&apart, &together);
+            common_free(&apart);
+            common_free(&together);
+        }
+        tap_ok(pass, "y is the residual: %s", lists[l]);
+    }
+}
+
+static void test_threads(void)
+{
+    convt3d_desc d = shape(1);
+    common_data one, many;
+    char why[THEN_TEXT];
+    int pass = then_parse("silu,group_norm:2,add,batch_norm", d.ops, why), t;
+    d.device = common_device();
+    d.in_size[0] = 23;
+    d.in_size[1] = 31;
+    d.threads = 1;
+    pass &= common_make(&one, &d, 0, 8) && common_run(&one);
+    for (t = 2; t < 9; t++) {
+        d.threads = t;
+        pass &= common_make(&many, &d, 0, 8) && common_run(&many) && common_same_outputs(&one, &many);
+        common_free(&many);
+    }
+    common_free(&one);
+    tap_ok(pass, "the same bits for any number of threads");
+}
+
+/* A slab of y with the slab of the residual is that part of the whole. */
+static void test_slab(void)
+{
+    convt3d_desc d = shape(1), sub;
+    common_data whole, part;
+    char why[THEN_TEXT];
+    int64_t begin, from, to;
+    int pass = then_parse("add,silu", d.ops, why);
+    d.device = common_device();
+    snprintf(d.force, sizeof d.force, "%s", d.device == CONVT3D_DEVICE_CUDA ? "cuda_generic" : "reference");
+    pass &= common_make(&whole, &d, 0, 8) && common_make(&part, &d, 0, 8) && common_run(&whole);
+    common_poison(&part);
+    for (begin = 0; pass && begin < whole.problem.out[2]; begin += 4) {
+        convt3d_io io = part.io;
+        int64_t stop = begin + 4 < whole.problem.out[2] ? begin + 4 : whole.problem.out[2];
+        pass &= convt3d_slab(&d, 0, begin, stop, &sub, &from, &to, NULL) == CONVT3D_OK;
+        io.x = (const char *)io.x + from * sub.x_stride[2] * 4;
+        io.y = (char *)io.y + begin * sub.y_stride[2] * 4;
+        io.ops[0].residual = (const char *)io.ops[0].residual + begin * sub.ops[0].stride[2] * 4;
+        pass &= convt3d(&sub, &io, NULL) == CONVT3D_OK;
+    }
+    tap_ok(pass && common_same_outputs(&whole, &part), "slabs with a residual are the whole, bit for bit");
+    common_free(&whole);
+    common_free(&part);
+}
+
+/* NaN and infinity, against PyTorch's own answers. */
+static void test_special(void)
+{
+    static const struct { const char *list; double nan, plus, minus; } table[] = {
+        {"relu", NAN, INFINITY, 0}, {"relu6", NAN, 6, 0}, {"clamp:-1:1", NAN, 1, -1}, {"leaky_relu:0.01", NAN, INFINITY, -INFINITY},
+        {"silu", NAN, INFINITY, NAN}, {"sigmoid", NAN, 1, 0}, {"tanh", NAN, 1, -1}, {"gelu", NAN, INFINITY, NAN},
+        {"gelu_tanh", NAN, INFINITY, NAN}, {"hardswish", NAN, INFINITY, NAN}, {"hardsigmoid", NAN, 1, 0},
+        {"elu", NAN, INFINITY, -1}, {"softplus", NAN, INFINITY, 0}, {"mish", NAN, INFINITY, NAN},
+    };
+    static const double inputs[3] = {NAN, INFINITY, -INFINITY};
+    int i, k, dtype;
+    for (i = 0; i < (int)(sizeof table / sizeof table[0]); i++) {
+        int pass = 1;
+        for (dtype = 0; dtype < 4; dtype++) {
+            convt3d_desc d = common_desc(1, 1, 3, 1, 1, 0);
+            common_data c;
+            char why[THEN_TEXT];
+            d.dtype = dtype;
+            d.device = common_device();
+            pass &= then_parse(table[i].list, d.ops, why) && common_make(&c, &d, 0, 12);
+            oracle_store(dtype, c.w.data, 0, 1);
+            for (k = 0; k < 3; k++) oracle_store(dtype, c.x.data, k, inputs[k]);
+            pass &= common_run(&c);
+            pass &= oracle_same(common_get(&c, 0), table[i].nan) && oracle_same(common_get(&c, 1), table[i].plus) &&
+                    oracle_same(common_get(&c, 2), table[i].minus);
+            common_free(&c);
+        }
+        tap_ok(pass, "%s of NaN, infinity and minus infinity", table[i].list);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1) {
+        kernel_name = argv[1];
+        test_lists();
+        test_random();
+        return tap_done();
+    }
+    test_device(common_device());
+    test_mean();
+    test_in_place();
+    test_threads();
+    test_slab();
+    test_special();
+    return tap_done();
+}
