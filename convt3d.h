@@ -49,9 +49,9 @@
  *     A residual has the output's shape and desc.dtype; its stride[5] is like y_stride, zero is dense; y itself, with
  *     y's strides, may be one residual. The small tensors are float (f64: double): scale, shift and the running
  *     statistics [out_channels], mean and rstd the same, those of GROUP_NORM [batch][groups]. NULL scale or shift stand
- *     for 1 or 0. mean and rstd = 1/sqrt(variance + eps) are written where given; the running ones become (1 - b)*running
- *     + b*new, with the unbiased variance, as in PyTorch. Variances are the population's, by merging of means and squared
- *     deviations: no E[v^2] - E[v]^2.
+ *     for 1 or 0. mean and rstd = 1/sqrt(variance + eps) are written where given; the running ones become
+ *     (1 - b)*running + b*new, with the unbiased variance, as in PyTorch. Variances are the population's, by merging of
+ *     means and squared deviations: no E[v^2] - E[v]^2.
  *
  * WHAT IT DOES NOT
  *     MaxPool, AvgPool, softmax and data loading are not this library's job. It never prints, aborts, exits, starts a
@@ -64,7 +64,8 @@
  *     y       [batch, out_channels, output size...]   laid out as desc.layout or desc.y_stride says
  *     All have the type desc.dtype. f16 and bf16 are bit patterns in uint16_t. An empty tensor may be NULL.
  *     y must not overlap x, w, bias, workspace or, but for one residual, a tensor of the list; channel slices of one
- *     buffer that interleave without sharing an element do not overlap. Nothing outside the elements named above is read or written.
+ *     buffer that interleave without sharing an element do not overlap. Nothing outside the elements named above is
+ *     read or written.
  *
  * FIELDS OF convt3d_desc
  *     field           unit       zero means        least    most
@@ -441,6 +442,7 @@ CONVT3D_API const char *convt3d_kernel_name(int32_t device, int32_t pass, int32_
 #ifndef CONVT3D__INTERNAL
 #define CONVT3D__INTERNAL
 
+#include <math.h>
 #include <string.h>
 
 #if defined(__GNUC__)
@@ -600,6 +602,17 @@ CONVT3D__UNUSED static int64_t convt3d__element_size(int32_t dtype)
 /* The accumulator's type, in which entries of the list and their small tensors are. */
 CONVT3D__UNUSED static int32_t convt3d__wide(int32_t dtype) { return dtype == CONVT3D_F64 ? CONVT3D_F64 : CONVT3D_F32; }
 
+/* CONVT3D_USES_... of an entry, 0 for none. */
+CONVT3D__UNUSED static int32_t convt3d__op_uses(int32_t kind)
+{
+    static const int32_t table[] = {
+#define CONVT3D__X(id, name, uses) uses,
+        CONVT3D_OPS(CONVT3D__X)
+#undef CONVT3D__X
+    };
+    return kind >= 0 && kind < (int32_t)CONVT3D_OP_COUNT ? table[kind] : 0;
+}
+
 /* The next entry from `index` on that normalises, op_count where there is none. */
 CONVT3D__UNUSED static int32_t convt3d__next_norm(const convt3d__plan *p, int32_t index)
 {
@@ -641,6 +654,51 @@ CONVT3D__UNUSED static char *convt3d__workspace_part(const convt3d__plan *p, voi
     uintptr_t at = (uintptr_t)workspace + (uintptr_t)p->row_workspace, unit = (uintptr_t)convt3d__stage_alignment(p);
     at = (at + unit - 1) / unit * unit + (part ? (uintptr_t)p->statistics : 0);
     return (char *)((at + unit - 1) / unit * unit);
+}
+
+/* log(1 + exp(v)) for any v. */
+CONVT3D__UNUSED static double convt3d__softplus(double v) { return (v > 0 ? v : 0) + log1p(exp(-fabs(v))); }
+
+/* v*(1 + tanh(u))/2 = v/(1 + exp(-2u)), without cancellation. */
+CONVT3D__UNUSED static double convt3d__gelu_tanh(double v)
+{
+    double u = 0.7978845608028654 * (v + 0.044715 * v * v * v);         /* sqrt(2/pi) */
+    return v / (1 + exp(-2 * u));
+}
+
+CONVT3D__UNUSED static double convt3d__hardsigmoid(double v)
+{
+    double t = v + 3 < 0 ? 0 : v + 3;
+    return (t > 6 ? 6 : t) / 6;
+}
+
+/* One entry that looks at one value alone. Comparisons are such that NaN stays NaN. */
+CONVT3D__UNUSED static void convt3d__apply_function(int32_t kind, double a, double b, double *v, int64_t n)
+{
+    int64_t j;
+    switch (kind) {
+    case CONVT3D_OP_AFFINE:      for (j = 0; j < n; j++) v[j] = a * v[j] + b;  break;
+    case CONVT3D_OP_RELU6:       a = 0;  b = 6;             /* a clamp */
+        /* fall through */
+    case CONVT3D_OP_CLAMP:
+        for (j = 0; j < n; j++) { double t = v[j] < a ? a : v[j];  v[j] = t > b ? b : t; }
+        break;
+    case CONVT3D_OP_RELU:        for (j = 0; j < n; j++) v[j] = v[j] < 0 ? 0 : v[j];  break;
+    case CONVT3D_OP_LEAKY_RELU:  for (j = 0; j < n; j++) v[j] = v[j] > 0 ? v[j] : a * v[j];  break;
+    case CONVT3D_OP_SILU:        for (j = 0; j < n; j++) v[j] = v[j] / (1 + exp(-v[j]));  break;
+    case CONVT3D_OP_SIGMOID:     for (j = 0; j < n; j++) v[j] = 1 / (1 + exp(-v[j]));  break;
+    case CONVT3D_OP_TANH:        for (j = 0; j < n; j++) v[j] = tanh(v[j]);  break;
+    case CONVT3D_OP_GELU:        for (j = 0; j < n; j++) v[j] = 0.5 * v[j] * erfc(-0.7071067811865476 * v[j]);  break;
+    case CONVT3D_OP_GELU_TANH:   for (j = 0; j < n; j++) v[j] = convt3d__gelu_tanh(v[j]);  break;
+    case CONVT3D_OP_HARDSWISH:   for (j = 0; j < n; j++) v[j] = v[j] * convt3d__hardsigmoid(v[j]);  break;
+    case CONVT3D_OP_HARDSIGMOID: for (j = 0; j < n; j++) v[j] = convt3d__hardsigmoid(v[j]);  break;
+    case CONVT3D_OP_ELU:         for (j = 0; j < n; j++) v[j] = v[j] > 0 ? v[j] : a * expm1(v[j]);  break;
+    case CONVT3D_OP_SOFTPLUS:
+        for (j = 0; j < n; j++) v[j] = a * v[j] > b ? v[j] : convt3d__softplus(a * v[j]) / a;
+        break;
+    case CONVT3D_OP_MISH:        for (j = 0; j < n; j++) v[j] = v[j] * tanh(convt3d__softplus(v[j]));  break;
+    default: break;
+    }
 }
 
 /* Text that ends quietly where its room does; length goes on counting, as snprintf's does. */
@@ -713,7 +771,6 @@ CONVT3D__UNUSED static convt3d_status convt3d__ok(convt3d_error *error)
 /* ====================================================================================================================
  * IMPLEMENTATION
  */
-#include <math.h>
 #if !defined(CONVT3D_MALLOC) && !defined(CONVT3D_FREE)
 #  include <stdlib.h>
 #  define CONVT3D_MALLOC(context, bytes) ((void)(context), malloc(bytes))
@@ -865,7 +922,7 @@ static convt3d_status convt3d__check_options(convt3d_desc *d, convt3d_error *e)
 static convt3d_status convt3d__check_op(const convt3d_desc *d, int32_t i, convt3d_error *e)
 {
     const convt3d_op *op = &d->ops[i];
-    int32_t uses = convt3d_op_uses(op->kind), s;
+    int32_t uses = convt3d__op_uses(op->kind), s;
     const char *name = convt3d_op_name(op->kind);
     if (!name) return convt3d__fail(e, CONVT3D_OP_UNKNOWN, "ops", i, op->kind, CONVT3D_OP_COUNT - 1, "");
     if (!(uses & CONVT3D_USES_A) && op->a != 0)
@@ -1082,7 +1139,7 @@ static convt3d_status convt3d__resolve_list(convt3d__plan *p, convt3d_error *e)
         convt3d_op *op = &d->ops[i];
         if (op->kind == CONVT3D_OP_BATCH_NORM && p->y_count > 0 && p->y_count == d->out_channels)
             return convt3d__fail(e, CONVT3D_OP_ONE_VALUE, "ops", i, 0, 0, "");
-        if (!(convt3d_op_uses(op->kind) & CONVT3D_USES_RESIDUAL)) continue;
+        if (!(convt3d__op_uses(op->kind) & CONVT3D_USES_RESIDUAL)) continue;
         if (!convt3d__strides(op->stride, size, d->layout, convt3d__element_size(d->dtype), &p->residual_extent[i]))
             return convt3d__fail(e, CONVT3D_OP_RESIDUAL_TOO_LARGE, "ops", i, 0, (int64_t)PTRDIFF_MAX, "");
     }
@@ -1100,12 +1157,13 @@ static int convt3d__resolve_stage(convt3d__plan *p, int32_t fused)
     p->staged = p->stored != p->desc.dtype;
     p->stage = p->statistics = 0;
     for (i = fused; i < p->op_count; i++)
-        if (convt3d_op_uses(p->desc.ops[i].kind) & CONVT3D_USES_RESIDUAL) p->staged = 1;
+        if (convt3d__op_uses(p->desc.ops[i].kind) & CONVT3D_USES_RESIDUAL) p->staged = 1;
     memcpy(p->stored_stride, p->desc.y_stride, sizeof p->stored_stride);
     if (p->staged) {
         convt3d__out_sizes(p, size);
         for (i = 0; i < 5; i++) p->stored_stride[i] = 0;
-        if (!convt3d__strides(p->stored_stride, size, p->desc.layout, convt3d__element_size(p->stored), &extent)) return 0;
+        if (!convt3d__strides(p->stored_stride, size, p->desc.layout, convt3d__element_size(p->stored), &extent))
+            return 0;
         p->stage = extent * convt3d__element_size(p->stored);
     }
     /* Count, mean and squared deviation of every channel of a sample and part, mean and rstd of every set; doubles. */
@@ -1181,50 +1239,6 @@ static void convt3d__store(int32_t dtype, void *to, int64_t offset, int64_t step
 static int64_t convt3d__offset(const int64_t at[5], const int64_t stride[5])
 {
     return at[0] * stride[0] + at[1] * stride[1] + at[2] * stride[2] + at[3] * stride[3] + at[4] * stride[4];
-}
-
-/* log(1 + exp(v)) for any v. */
-static double convt3d__softplus(double v) { return (v > 0 ? v : 0) + log1p(exp(-fabs(v))); }
-
-static double convt3d__gelu_tanh(double v)     /* v*(1 + tanh(u))/2 = v/(1 + exp(-2u)), without cancellation */
-{
-    double u = 0.7978845608028654 * (v + 0.044715 * v * v * v);         /* sqrt(2/pi) */
-    return v / (1 + exp(-2 * u));
-}
-
-static double convt3d__hardsigmoid(double v)
-{
-    double t = v + 3 < 0 ? 0 : v + 3;
-    return (t > 6 ? 6 : t) / 6;
-}
-
-/* One entry that looks at one value alone. Comparisons are such that NaN stays NaN. */
-static void convt3d__apply_function(int32_t kind, double a, double b, double *v, int64_t n)
-{
-    int64_t j;
-    switch (kind) {
-    case CONVT3D_OP_AFFINE:      for (j = 0; j < n; j++) v[j] = a * v[j] + b;  break;
-    case CONVT3D_OP_RELU6:       a = 0;  b = 6;             /* a clamp */
-        /* fall through */
-    case CONVT3D_OP_CLAMP:
-        for (j = 0; j < n; j++) { double t = v[j] < a ? a : v[j];  v[j] = t > b ? b : t; }
-        break;
-    case CONVT3D_OP_RELU:        for (j = 0; j < n; j++) v[j] = v[j] < 0 ? 0 : v[j];  break;
-    case CONVT3D_OP_LEAKY_RELU:  for (j = 0; j < n; j++) v[j] = v[j] > 0 ? v[j] : a * v[j];  break;
-    case CONVT3D_OP_SILU:        for (j = 0; j < n; j++) v[j] = v[j] / (1 + exp(-v[j]));  break;
-    case CONVT3D_OP_SIGMOID:     for (j = 0; j < n; j++) v[j] = 1 / (1 + exp(-v[j]));  break;
-    case CONVT3D_OP_TANH:        for (j = 0; j < n; j++) v[j] = tanh(v[j]);  break;
-    case CONVT3D_OP_GELU:        for (j = 0; j < n; j++) v[j] = 0.5 * v[j] * erfc(-0.7071067811865476 * v[j]);  break;
-    case CONVT3D_OP_GELU_TANH:   for (j = 0; j < n; j++) v[j] = convt3d__gelu_tanh(v[j]);  break;
-    case CONVT3D_OP_HARDSWISH:   for (j = 0; j < n; j++) v[j] = v[j] * convt3d__hardsigmoid(v[j]);  break;
-    case CONVT3D_OP_HARDSIGMOID: for (j = 0; j < n; j++) v[j] = convt3d__hardsigmoid(v[j]);  break;
-    case CONVT3D_OP_ELU:         for (j = 0; j < n; j++) v[j] = v[j] > 0 ? v[j] : a * expm1(v[j]);  break;
-    case CONVT3D_OP_SOFTPLUS:
-        for (j = 0; j < n; j++) v[j] = a * v[j] > b ? v[j] : convt3d__softplus(a * v[j]) / a;
-        break;
-    case CONVT3D_OP_MISH:        for (j = 0; j < n; j++) v[j] = v[j] * tanh(convt3d__softplus(v[j]));  break;
-    default: break;
-    }
 }
 
 /* Element `index` of a small tensor of the list, or what stands for it. */
@@ -1458,8 +1472,8 @@ static const convt3d__backend convt3d__reference = {
 };
 
 /* --------------------------------------------------------------------------------------------------------------------
- * Passes over the output on the CPU, after any of its kernels, for what of the list it does not apply itself. One with a
- * normalisation first takes moments of every channel's parts and merges them in a fixed order.
+ * Passes over the output on the CPU, after any of its kernels, for what of the list it does not apply itself. One with
+ * a normalisation first takes moments of every channel's parts and merges them in a fixed order.
  */
 typedef struct convt3d__moments { double count, mean, m2; } convt3d__moments;   /* m2: sum of squared deviations */
 
@@ -1517,7 +1531,8 @@ static void convt3d__pass_rows(const convt3d__pass *m, int64_t unit,
     }
 }
 
-/* Up to CONVT3D__POSITIONS stored values from at[] along a row, with what precedes the normalisation; returns how many. */
+/* Up to CONVT3D__POSITIONS stored values from at[] along a row, after the entries before the normalisation; returns how
+ * many they are. */
 static int64_t convt3d__pass_load(const convt3d__pass *m, const int64_t at[5], double *v)
 {
     const int64_t *stride = m->p->stored_stride;
@@ -1733,7 +1748,8 @@ static double convt3d__pass_cost(const convt3d__plan *p)
     double bytes = (double)p->y_count * (double)convt3d__element_size(p->stored), seconds = 0;
     double rate = p->desc.device == CONVT3D_DEVICE_CUDA ? 3e12 : 5e9;
     int32_t i;
-    for (i = p->fused; i < p->op_count; i = convt3d__pass_end(p, i)) seconds += (convt3d__next_norm(p, i) < p->op_count ? 3 : 2) * bytes / rate;
+    for (i = p->fused; i < p->op_count; i = convt3d__pass_end(p, i))
+        seconds += (convt3d__next_norm(p, i) < p->op_count ? 3 : 2) * bytes / rate;
     return seconds;
 }
 
@@ -1934,7 +1950,7 @@ static convt3d_status convt3d__check_pointer(const void *pointer, const char *fi
 static convt3d_status convt3d__check_op_io(const convt3d__plan *p, const convt3d_io *io, int32_t i, convt3d_error *e)
 {
     const convt3d_op_io *t = &io->ops[i];
-    int32_t kind = i < p->op_count ? p->desc.ops[i].kind : CONVT3D_OP_END, uses = convt3d_op_uses(kind), k;
+    int32_t kind = i < p->op_count ? p->desc.ops[i].kind : CONVT3D_OP_END, uses = convt3d__op_uses(kind), k;
     struct { const char *name; const void *pointer; int32_t of; } part[7];
     int64_t size;
     part[0].name = "residual";      part[0].pointer = t->residual;      part[0].of = CONVT3D_USES_RESIDUAL;
@@ -2143,7 +2159,7 @@ static void convt3d__inform(const convt3d__plan *p, convt3d_info *info)
     info->bytes = (double)convt3d__element_size(p->desc.dtype) *
                   ((double)p->x_count + (double)p->w_count + (double)p->y_count);
     for (a = 0; a < p->op_count; a++)
-        if (convt3d_op_uses(p->desc.ops[a].kind) & CONVT3D_USES_RESIDUAL)
+        if (convt3d__op_uses(p->desc.ops[a].kind) & CONVT3D_USES_RESIDUAL)
             info->bytes += (double)convt3d__element_size(p->desc.dtype) * (double)p->y_count;
     info->exact_slabs = backend->exact_slabs;
 }
@@ -2414,15 +2430,7 @@ CONVT3D_API const char *convt3d_op_name(int32_t kind)
     return kind >= 0 && kind < (int32_t)CONVT3D_OP_COUNT ? names[kind] : NULL;
 }
 
-CONVT3D_API int32_t convt3d_op_uses(int32_t kind)
-{
-    static const int32_t table[] = {
-#define CONVT3D__X(id, name, uses) uses,
-        CONVT3D_OPS(CONVT3D__X)
-#undef CONVT3D__X
-    };
-    return kind >= 0 && kind < (int32_t)CONVT3D_OP_COUNT ? table[kind] : 0;
-}
+CONVT3D_API int32_t convt3d_op_uses(int32_t kind) { return convt3d__op_uses(kind); }
 
 CONVT3D_API const char *convt3d_kernel_name(int32_t device, int32_t pass, int32_t index)
 {

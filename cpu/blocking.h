@@ -132,7 +132,7 @@ static int64_t convt3d__cpu_w_taps(const convt3d__plan *p, const convt3d__cpu_bl
 }
 
 /* The type of y's elements. */
-static int32_t convt3d__cpu_y_type(const convt3d__plan *p) { return p->desc.dtype; }
+static int32_t convt3d__cpu_y_type(const convt3d__plan *p) { return p->stored; }
 
 static int64_t convt3d__cpu_real_size(const convt3d__plan *p) { return p->desc.dtype == CONVT3D_F64 ? 8 : 4; }
 static int64_t convt3d__cpu_round_up(int64_t a, int64_t to) { return convt3d__ceil_div(a, to) * to; }
@@ -429,7 +429,8 @@ static int32_t convt3d__cpu_refuses(convt3d__plan *p, const convt3d__cpu_leaves 
     b.gap = b.panel ? 0 : convt3d__min(convt3d__cpu_wanted_gap(&p->axis[2]), convt3d__max(8, p->axis[2].in / 4));
     b.by_phase = (double)(b.store / b.rows) * convt3d__cpu_block_bytes(p, &b) > (double)CONVT3D__CPU_W_BUDGET;
     b.stream = convt3d__cpu_y_type(p) <= CONVT3D_F64 && p->desc.y_stride[4] == 1 && !b.scatter &&
-               p->y_count * convt3d__element_size(convt3d__cpu_y_type(p)) > convt3d__cpu_last_cache() / (b.by_phase ? 1 : 2);
+               p->y_count * convt3d__element_size(convt3d__cpu_y_type(p)) >
+               convt3d__cpu_last_cache() / (b.by_phase ? 1 : 2);
     b.high = !b.by_phase && convt3d__cpu_phases(&p->axis[1]) <= CONVT3D__CPU_MOST_HIGH ?
              (int32_t)convt3d__cpu_phases(&p->axis[1]) : 1;
     if (b.products) {

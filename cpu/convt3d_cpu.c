@@ -119,6 +119,7 @@ typedef struct convt3d__cpu_leaves {
     void (*transpose[2])(void *to, int64_t to_pitch, const void *from, int64_t from_pitch, int64_t rows,
                          int64_t columns);                          /* to[c*to_pitch + r] = from[r*from_pitch + c] */
     void (*fence)(void);                                                   /* after the last streaming copy */
+    void (*list)(int32_t kind, float a, float b, float *values, int64_t n);    /* an entry that looks at one value */
 } convt3d__cpu_leaves;
 
 #include "kernel_portable.h"
@@ -137,6 +138,7 @@ typedef struct convt3d__cpu_leaves {
 #include "blocking.h"
 #include "weights.h"
 #include "unit.h"
+#include "list.h"
 #include "store.h"
 #include "panels.h"
 #include "lines.h"
@@ -286,7 +288,8 @@ static double convt3d__cpu_cost(const convt3d__plan *p, double rate)
 
 #define CONVT3D__CPU_ENTRY(NAME) \
     {#NAME, CONVT3D_DEVICE_CPU, CONVT3D_FORWARD, 1, convt3d__##NAME##_refuses, convt3d__##NAME##_cost, \
-     convt3d__cpu_workspace, convt3d__cpu_packed, convt3d__##NAME##_pack, convt3d__##NAME##_run, NULL, 0}
+     convt3d__cpu_workspace, convt3d__cpu_packed, convt3d__##NAME##_pack, convt3d__##NAME##_run, NULL, \
+     CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE}
 
 #ifdef CONVT3D__CPU_X86
 CONVT3D__CPU_ROW(avx512, convt3d__avx512_leaves, !(convt3d__cpu_processor() & CONVT3D__CPU_HAS_AVX512), 40e9)

@@ -208,6 +208,10 @@ static void convt3d__avx2_transpose_f64(void *to, int64_t to_pitch, const void *
 
 static void convt3d__avx2_fence(void) { _mm_sfence(); }
 
+#define LIST(name) convt3d__avx2_list_##name
+#define LIST_BYTES 32
+#include "list_body.h"
+
 static const convt3d__cpu_leaves convt3d__avx2_leaves = {
     {{NULL, convt3d__avx2_f32_line1, convt3d__avx2_f32_line2, convt3d__avx2_f32_line3, convt3d__avx2_f32_line4,
       convt3d__avx2_f32_line5, convt3d__avx2_f32_line6, NULL, NULL},
@@ -221,7 +225,8 @@ static const convt3d__cpu_leaves convt3d__avx2_leaves = {
     {convt3d__avx2_widen_f16, convt3d__avx2_widen_bf16},
     {convt3d__avx2_narrow_f16, convt3d__avx2_narrow_bf16},
     {convt3d__avx2_transpose_f32, convt3d__avx2_transpose_f64},
-    convt3d__avx2_fence
+    convt3d__avx2_fence,
+    convt3d__avx2_list_list
 };
 
 #if defined(__clang__)

@@ -83,6 +83,10 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f64(__m512d *low, __m512d *high, __
 #define LEAF_POSITIONS 8
 #include "kernel_body.h"
 
+#define LIST(name) convt3d__avx512_list_##name
+#define LIST_BYTES 64
+#include "list_body.h"
+
 static const convt3d__cpu_leaves convt3d__avx512_leaves = {
     {{NULL, convt3d__avx512_f32_line1, convt3d__avx512_f32_line2, convt3d__avx512_f32_line3, convt3d__avx512_f32_line4,
       convt3d__avx512_f32_line5, convt3d__avx512_f32_line6, NULL, convt3d__avx512_f32_line8},
@@ -97,7 +101,8 @@ static const convt3d__cpu_leaves convt3d__avx512_leaves = {
     {convt3d__avx2_widen_f16, convt3d__avx2_widen_bf16},
     {convt3d__avx2_narrow_f16, convt3d__avx2_narrow_bf16},
     {convt3d__avx2_transpose_f32, convt3d__avx2_transpose_f64},
-    convt3d__avx2_fence
+    convt3d__avx2_fence,
+    convt3d__avx512_list_list
 };
 
 #if defined(__clang__)

@@ -89,6 +89,10 @@ static void convt3d__neon_narrow_f16(uint16_t *to, const float *from, int64_t n)
     for (; i < n; i++) to[i] = convt3d__cpu_f16_of_f32(from[i]);
 }
 
+#define LIST(name) convt3d__neon_list_##name
+#define LIST_BYTES 16
+#include "list_body.h"
+
 static const convt3d__cpu_leaves convt3d__neon_leaves = {
     {{NULL, convt3d__neon_f32_line1, convt3d__neon_f32_line2, convt3d__neon_f32_line3, convt3d__neon_f32_line4,
       convt3d__neon_f32_line5, convt3d__neon_f32_line6, NULL, NULL},
@@ -102,6 +106,7 @@ static const convt3d__cpu_leaves convt3d__neon_leaves = {
     {convt3d__neon_widen_f16, convt3d__portable_widen_bf16},
     {convt3d__neon_narrow_f16, convt3d__portable_narrow_bf16},
     {convt3d__portable_transpose_f32, convt3d__portable_transpose_f64},
-    convt3d__portable_fence
+    convt3d__portable_fence,
+    convt3d__neon_list_list
 };
 #endif

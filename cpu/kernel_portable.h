@@ -233,6 +233,14 @@ static void convt3d__portable_transpose_f64(void *to, int64_t to_pitch, const vo
 
 static void convt3d__portable_fence(void) { }
 
+#define LIST(name) convt3d__portable_list_##name
+#if defined(__GNUC__)
+#  define LIST_BYTES 16
+#else
+#  define LIST_BYTES 0
+#endif
+#include "list_body.h"
+
 static const convt3d__cpu_leaves convt3d__portable_leaves = {
     {{NULL, convt3d__portable_f32_line1, convt3d__portable_f32_line2, convt3d__portable_f32_line3,
       convt3d__portable_f32_line4, convt3d__portable_f32_line5, convt3d__portable_f32_line6, NULL, NULL},
@@ -248,6 +256,7 @@ static const convt3d__cpu_leaves convt3d__portable_leaves = {
     {convt3d__portable_widen_f16, convt3d__portable_widen_bf16},
     {convt3d__portable_narrow_f16, convt3d__portable_narrow_bf16},
     {convt3d__portable_transpose_f32, convt3d__portable_transpose_f64},
-    convt3d__portable_fence
+    convt3d__portable_fence,
+    convt3d__portable_list_list
 };
 #endif

@@ -129,8 +129,10 @@ static void convt3d__cpu_finish_panel(const convt3d__cpu_unit *u, int64_t block,
     if (positions == 0) return;
     convt3d__cpu_sum_panel(u, block, taps, positions);
     for (j = 0; j < positions; j++) {
+        char *values = u->product + j * u->b->rows * convt3d__cpu_real_size(u->p);
         u->place[j].oc = (u->group + block / u->b->blocks) * u->p->out_group + oc;
-        convt3d__cpu_put(u, &u->place[j], 1, u->product + j * u->b->rows * convt3d__cpu_real_size(u->p), channels);
+        if (u->p->fused > 0) convt3d__cpu_apply(u, &u->place[j], 1, 1, values, channels);
+        convt3d__cpu_put(u, &u->place[j], 1, values, channels);
     }
 }
 

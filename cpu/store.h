@@ -61,7 +61,7 @@ static void convt3d__cpu_weave_rows(const convt3d__cpu_unit *u, const convt3d__c
     u->leaves->weave[u->p->desc.dtype == CONVT3D_F64](&w);
 }
 
-/* Whether rows may be woven straight into y: of the accumulator's type, column by column, and nothing follows. */
+/* Whether rows may be woven straight into y: of the accumulator's type, column by column. */
 static int convt3d__cpu_straight(const convt3d__cpu_unit *u)
 {
     return u->p->desc.y_stride[4] == 1 && convt3d__cpu_y_type(u->p) <= CONVT3D_F64;
@@ -108,6 +108,25 @@ static void convt3d__cpu_store_rows(const convt3d__cpu_unit *u, const convt3d__c
     }
 }
 
+/* The list on finished rows of one channel and phase, while they are sums. Where an entry does not look at the place, all
+ * rows are one line, with what lies between them. */
+static void convt3d__cpu_apply_rows(const convt3d__cpu_unit *u, const convt3d__cpu_rows *r, convt3d__cpu_place at,
+                                    int64_t channel, int64_t phase)
+{
+    int64_t columns = convt3d__cpu_columns_of(u, phase), step = u->p->axis[2].stride, row;
+    int64_t slots = r->high > 1 ? r->high * u->b->size[1] : r->rows;
+    if (columns <= 0) return;
+    at.oc += channel;
+    at.ow += phase;
+    if (convt3d__cpu_list_is_blind(u)) {
+        convt3d__cpu_apply(u, &at, 4, step, convt3d__cpu_sums(u, phase, channel, r->slot),
+                           (slots - 1) * u->sum_row + columns);
+        return;
+    }
+    for (row = 0; row < r->rows; row++, at.oh += r->step)
+        convt3d__cpu_apply(u, &at, 4, step, convt3d__cpu_sums(u, phase, channel, convt3d__cpu_slot(u, r, row)), columns);
+}
+
 /* Finished rows of `channels` channels. */
 static void convt3d__cpu_store(const convt3d__cpu_unit *u, const convt3d__cpu_sheet *sheet, const convt3d__cpu_rows *r,
                                int64_t channels)
@@ -120,6 +139,8 @@ static void convt3d__cpu_store(const convt3d__cpu_unit *u, const convt3d__cpu_sh
     at.od = sheet->od;
     at.oh = r->oh;
     at.ow = u->first[2] * a->stride;
+    for (row = 0; u->p->fused > 0 && row < channels * convt3d__cpu_phases(a); row++)
+        convt3d__cpu_apply_rows(u, r, at, row % channels, row / channels);
     if (stride[1] == 1 && channels > 1 && stride[4] != 1) {
         for (row = 0; row < r->rows; row++, at.oh += r->step) convt3d__cpu_store_columns(u, r, row, at, channels, n);
         return;

@@ -168,10 +168,8 @@ static int64_t convt3d__cpu_columns_of(const convt3d__cpu_unit *u, int64_t phase
     return convt3d__min(u->end[2], convt3d__ceil_div(a->out - phase, a->stride)) - u->first[2];
 }
 
-/* THE ONE PLACE where finished values, bias included, become elements of y: n of them from `at` on, along the axis of
- * that number (1: channels; 4: a row). What is to be done to each value in the accumulator's type is done here,
- * before they are rounded once. Only rows that need neither (convt3d__cpu_straight) are woven into y without coming
- * by. */
+/* Finished values, bias and list included, become elements of y: n of them from `at` on, along the axis of that number
+ * (1: channels; 4: a row). Only rows that need no rounding (convt3d__cpu_straight) do not come by. */
 static void convt3d__cpu_put(const convt3d__cpu_unit *u, const convt3d__cpu_place *at, int axis, const void *values,
                              int64_t n)
 {

@@ -212,8 +212,8 @@ __device__ __noinline__ void depthwise_store_exact(const HaloProblem<typename K:
         for (int32_t eh = 0; eh < K::Planes && t.oh + eh < p.axis[1].out; eh++)
             for (int32_t i = 0; i < t.outputs; i++)
                 p.y[t.offset + ed * p.y_stride[2] + eh * p.y_stride[3] + i * p.y_stride[4]] =
-                    halo_finish(p, halo_exact_sum(p, p.packed, packing, b.n, b.g, oc, t.od + ed, t.oh + eh, t.ow + i), b.n,
-                                (int64_t)b.g * p.out_group + oc, t.od + ed, t.oh + eh, t.ow + i);
+                    halo_finish(p, halo_exact_sum(p, p.packed, packing, b.n, b.g, oc, t.od + ed, t.oh + eh, t.ow + i),
+                                b.n, (int64_t)b.g * p.out_group + oc, t.od + ed, t.oh + eh, t.ow + i);
 }
 
 template <class K>

@@ -274,8 +274,8 @@ __device__ __noinline__ void direct_store_exact(const HaloProblem<typename K::El
         for (int32_t c = 0; c < K::Channels && item.oc + c < p.out_group; c++)
             for (int32_t r = 0; r < t.outputs; r++)
                 p.y[item.offset + t.offset + c * p.y_stride[1] + r * p.y_stride[4]] =
-                    halo_finish(p, halo_exact_sum(p, p.packed, packing, b.n, b.g, item.oc + c, t.od, t.oh, t.ow + r), b.n,
-                                (int64_t)b.g * p.out_group + item.oc + c, t.od, t.oh, t.ow + r);
+                    halo_finish(p, halo_exact_sum(p, p.packed, packing, b.n, b.g, item.oc + c, t.od, t.oh, t.ow + r),
+                                b.n, (int64_t)b.g * p.out_group + item.oc + c, t.od, t.oh, t.ow + r);
     }
 }
 

@@ -1,9 +1,9 @@
 // convt3d() on a CUDA device, for any mix of memory. Device and managed pointers of the current device are used in
 // place; what lies elsewhere (host, pinned host, another card) is staged over, and y back. Where staging does not fit
 // the card's free memory the problem is cut in halves, along the batch first and then along the longest output axis, by
-// convt3d_slab, until the pieces fit: a volume larger than the card is still computed. A list that normalises is cut along
-// the batch alone, one that normalises over the batch not at all. The cut is decided, and all memory found, before the first
-// byte is copied.
+// convt3d_slab, until the pieces fit: a volume larger than the card is still computed. A list that normalises is cut
+// along the batch alone, one that normalises over the batch not at all. The cut is decided, and all memory found, before
+// the first byte is copied.
 #pragma once
 
 namespace convt3d_cuda {
@@ -332,8 +332,8 @@ static cudaError_t send_back(const EasyCall &call)
     cudaError_t cause = cudaSuccess;
     for (int i = 0; i < call.smalls && cause == cudaSuccess; i++)
         if (call.small[i].written)
-            cause = cudaMemcpyAsync(call.small[i].user, call.small[i].copy, (size_t)call.small[i].bytes, cudaMemcpyDefault,
-                                    (cudaStream_t)call.io.stream);
+            cause = cudaMemcpyAsync(call.small[i].user, call.small[i].copy, (size_t)call.small[i].bytes,
+                                    cudaMemcpyDefault, (cudaStream_t)call.io.stream);
     return cause;
 }
 

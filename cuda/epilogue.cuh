@@ -1,12 +1,13 @@
-// What happens to an accumulator between the last product and the one rounding: the bias, then the entries of the list that
-// the kernel applies (convt3d.h, WHAT FOLLOWS THE CONVOLUTION). Every kernel ends here, and so do the passes (pass.cuh).
+// What happens to an accumulator between the last product and the one rounding: the bias, then the entries of the list
+// that the kernel applies (convt3d.h, WHAT FOLLOWS THE CONVOLUTION). Every kernel ends here, and so do the passes
+// (pass.cuh).
 //
-// Idea      Most lists are one affine step, one residual and one piecewise linear function. Those are recognised when the
-//           call is made (Simple) and cost a handful of instructions a value, inlined. All others go through apply_list():
-//           a thread hands over an array of values and two functions that say where value i is, channel(i) and
-//           offset(i, stride); which entry it is, is decided once for the array. list_in_memory() is the same as a function
-//           that is called, so that a kernel of many instances does not hold it many times over, and keeps its registers
-//           (one that uses wgmma must not call: ptxas would serialise that).
+// Idea      Most lists are one affine step, one residual and one piecewise linear function. Those are recognised when
+//           the call is made (Simple) and cost a handful of instructions a value, inlined. All others go through
+//           apply_list(): a thread hands over an array of values and two functions that say where value i is, channel(i)
+//           and offset(i, stride); which entry it is, is decided once for the array. list_in_memory() is the same as a
+//           function that is called, so that a kernel of many instances does not hold it many times over, and keeps its
+//           registers (one that uses wgmma must not call: ptxas would serialise that).
 #pragma once
 
 namespace convt3d_cuda {
@@ -200,8 +201,8 @@ __device__ __forceinline__ void map_tensor(const Entry<A> &e, A (&v)[N], Channel
 // The whole list on N values. channel(i) and offset(i, stride) must be legal for every i < N, also where value i is not
 // stored in the end.
 template <class T, int N, class Channel, class Offset>
-__device__ __forceinline__ void apply_list(const List<T> &list, typename Number<T>::Accumulator (&v)[N], Channel channel,
-                                           Offset offset)
+__device__ __forceinline__ void apply_list(const List<T> &list, typename Number<T>::Accumulator (&v)[N],
+                                           Channel channel, Offset offset)
 {
     for (int k = 0; k < list.count; k++) {
         const Entry<typename Number<T>::Accumulator> &e = list.entry[k];

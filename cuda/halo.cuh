@@ -774,8 +774,8 @@ __device__ __forceinline__ typename Number<T>::Accumulator halo_bias(const HaloP
 
 // An output summed one by one: the bias, the list, the rounding.
 template <class T>
-__device__ __forceinline__ T halo_finish(const HaloProblem<T> &p, typename Number<T>::Accumulator sum, int64_t n, int64_t oc,
-                                         int32_t od, int32_t oh, int32_t ow)
+__device__ __forceinline__ T halo_finish(const HaloProblem<T> &p, typename Number<T>::Accumulator sum, int64_t n,
+                                         int64_t oc, int32_t od, int32_t oh, int32_t ow)
 {
     typename Number<T>::Accumulator v[1] = {p.epilogue.widen(sum, oc)};
     if (p.list.count > 0) list_in_memory(p.list, v, 1, 1, {n, oc, od, oh, ow, 1, 1});

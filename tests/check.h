@@ -11,8 +11,8 @@
  *     exact   seed % 5: 0 balanced integers, 1 large x and w in {-1, 0, 1}, 2 the reverse; for f32 (not TF32) and f64 also
  *             3 x up to 2^20 and w in {-1, 0, 1}, 4 the reverse (16-bit types: as 0)
  *     seed % 7 == 6 leaves the bias out.
- *     lists   residuals are normal numbers, scale lies in +-[0.5, 1.5), shift is normal; odd entries of seed % 3 == 2 have
- *             none. Everything that a normalisation writes is given, and judged.
+ *     lists   residuals are normal numbers, scale lies in +-[0.5, 1.5), shift is normal; odd entries of seed % 3 == 2
+ *             have none. Everything that a normalisation writes is given, and judged.
  */
 #ifndef CONVT3D_TESTS_CHECK_H
 #define CONVT3D_TESTS_CHECK_H
@@ -264,13 +264,15 @@ static inline double check_op_value(uint64_t seed, int entry, int tensor, uint64
 }
 
 /* A tensor of `count` values in their type; the seed fills it. */
-static inline void *check_make_vector(const check_request *request, check_run *run, int entry, int tensor, int64_t count)
+static inline void *check_make_vector(const check_request *request, check_run *run, int entry, int tensor,
+                                      int64_t count)
 {
     int32_t dtype = request->desc.dtype == CONVT3D_F64 ? CONVT3D_F64 : CONVT3D_F32;
     check_buffer *b = &run->ops[entry][tensor];
     int64_t i;
     if (!check_buffer_make(b, count, oracle_format_of(dtype).size, 0xFF)) return NULL;
-    for (i = 0; i < count; i++) oracle_store(dtype, b->data, i, check_op_value(request->seed, entry, tensor, (uint64_t)i));
+    for (i = 0; i < count; i++)
+        oracle_store(dtype, b->data, i, check_op_value(request->seed, entry, tensor, (uint64_t)i));
     return b->data;
 }
 
@@ -343,7 +345,8 @@ static inline int check_statistics(const check_request *request, const check_run
         const oracle_norm *n = &found[i];
         double m = op->b, d = n->mean_bound, deviation = sqrt(n->variance), wide = n->count / (n->count - 1);
         double mean = (1 - m) * check_op_value(request->seed, entry, CHECK_RUNNING_MEAN, (uint64_t)i) + m * n->mean;
-        double var = (1 - m) * check_op_value(request->seed, entry, CHECK_RUNNING_VAR, (uint64_t)i) + m * n->variance * wide;
+        double var = (1 - m) * check_op_value(request->seed, entry, CHECK_RUNNING_VAR, (uint64_t)i) +
+                     m * n->variance * wide;
         ok &= check_statistic(request->desc.dtype, t->mean, i, n->mean, d);
         ok &= check_statistic(request->desc.dtype, t->rstd, i, n->rstd, n->rstd_bound);
         ok &= check_statistic(request->desc.dtype, t->running_mean, i, mean, d + 4e-7);
@@ -362,7 +365,8 @@ static inline oracle_point *check_points(const check_request *request, const che
     int64_t j;
     int i, ok = points && found;
     for (j = 0; ok && j < run->count; j++)
-        points[j] = oracle_start_point(&run->values[j], p->dtype, request->desc.math, request->exact, range ? range[j] : 0);
+        points[j] = oracle_start_point(&run->values[j], p->dtype, request->desc.math, request->exact,
+                                       range ? range[j] : 0);
     for (i = 0; ok && i < run->op_count; i++) {
         const convt3d_op *op = &request->desc.ops[i];
         const convt3d_op_io *t = &run->io.ops[i];

@@ -1,7 +1,7 @@
 /* oracle_ops.h - what the list after the convolution must make of each output, and how far from it a kernel may land.
  *
- * Every entry is PyTorch's definition in double on the exact value. A kernel's value v~ lies within `bound` of v; an entry f
- * with Lipschitz constant L makes of it |f(v~) - f(v)| <= L*bound, and its own evaluation adds at most
+ * Every entry is PyTorch's definition in double on the exact value. A kernel's value v~ lies within `bound` of v; an
+ * entry f with Lipschitz constant L makes of it |f(v~) - f(v)| <= L*bound, and its own evaluation adds at most
  * 8u*(|f(v)| + L*|v|): an argument perturbed by a few roundings, a result by a few units of its last place.
  * A normalisation of values within d of theirs moves the mean by at most d and, the deviation being 1-Lipschitz in the
  * mean square, sqrt(variance + eps) by at most d; see oracle_norm_set().
@@ -45,7 +45,8 @@ static inline double oracle_function(int32_t kind, double a, double b, double v,
 }
 
 /* One entry on one point. r: the residual; scale, shift: of the channel. */
-static inline void oracle_apply(const convt3d_op *op, double r, double scale, double shift, double u, oracle_point *point)
+static inline void oracle_apply(const convt3d_op *op, double r, double scale, double shift, double u,
+                                oracle_point *point)
 {
     double v = point->value, slope = 1, own, f;
     switch (op->kind) {
@@ -154,12 +155,14 @@ static inline void oracle_apply_all(const oracle_problem *p, const convt3d_op *o
     for (i = 0; i < count; i++) {
         oracle_unravel(p->out, list ? list[i] : i, at);
         oracle_apply(op, t->residual ? oracle_load(p->dtype, t->residual, oracle_offset(at, stride)) : 0,
-                     oracle_small(t->scale, p->dtype, at[1], 1), oracle_small(t->shift, p->dtype, at[1], 0), u, &points[i]);
+                     oracle_small(t->scale, p->dtype, at[1], 1), oracle_small(t->shift, p->dtype, at[1], 0), u,
+                     &points[i]);
     }
 }
 
 /* The convolution's value and bound, before any rounding to the output type. */
-static inline oracle_point oracle_start_point(const oracle_value *v, int32_t dtype, int32_t math, int exact, double range)
+static inline oracle_point oracle_start_point(const oracle_value *v, int32_t dtype, int32_t math, int exact,
+                                              double range)
 {
     oracle_format f = oracle_format_of(dtype);
     oracle_point point;

@@ -287,7 +287,8 @@ static void test_lists_where_memory_is_short(void)
         } else {
             common_poison(&pieces);
             tap_ok(ok && convt3d(&d, &pieces.io, &error) == CONVT3D_CUDA_OUT_OF_MEMORY &&
-                   check_is_poison(pieces.y.data, 0, d.dtype, pieces.size), "%s cannot be cut: %s", lists[l], error.text);
+                   check_is_poison(pieces.y.data, 0, d.dtype, pieces.size), "%s cannot be cut: %s", lists[l],
+                   error.text);
         }
         while (n > 0) cudaFree(taken[--n]);
         common_free(&whole);
@@ -475,7 +476,8 @@ static void test_graph(const char *list)
     if (o.bias && other.bias) good(cudaMemcpy(o.bias, other.bias, o.c.bias.bytes, cudaMemcpyDefault), "new bias");
     for (i = 0; i < CONVT3D_MAX_OPS; i++)
         for (k = CHECK_RESIDUAL; k < CHECK_TENSORS; k++)
-            if (o.ops[i][k]) good(cudaMemcpy(o.ops[i][k], other.ops[i][k], o.c.run.ops[i][k].bytes, cudaMemcpyDefault), "list");
+            if (o.ops[i][k])
+                good(cudaMemcpy(o.ops[i][k], other.ops[i][k], o.c.run.ops[i][k].bytes, cudaMemcpyDefault), "list");
     good(cudaDeviceSynchronize(), "inputs");
     good(cudaGraphLaunch(exec, stream), "replay");
     good(cudaStreamSynchronize(stream), "replay");

@@ -1,11 +1,11 @@
-/* Promise: what follows the convolution is PyTorch's, entry by entry and in any list, in every type and layout, on every
- * kernel that the machine has; the bits depend on no thread count; views cost nothing and nothing else is touched.
+/* Promise: what follows the convolution is PyTorch's, entry by entry and in any list, in every type and layout, on
+ * every kernel that the machine has; the bits depend on no thread count; views cost nothing and nothing else is touched.
  * With the name of a kernel as argument, that kernel alone; CONVT3D_TEST_DEVICE=cuda: on the GPU. */
 #include "common.h"
 
 enum { FUSED_SHAPES = 7, FUSED_RANDOM = 150 };
 
-/* Small problems of every class: stride 1, phases, kernel == stride, empty phases, groups, one channel a group, a view. */
+/* Small problems of every class: stride 1, phases, kernel == stride, empty phases, groups, depth-wise, a view. */
 static convt3d_desc shape(int i)
 {
     convt3d_desc d = common_desc(8, 12, 5, 3, 1, 1);
@@ -14,7 +14,7 @@ static convt3d_desc shape(int i)
     if (i == 3) { d = common_desc(3, 4, 4, 2, 4, -1);  d.dilation[0] = 2; }
     if (i == 4) { d = common_desc(8, 8, 4, 3, 2, 1);  d.groups = 4;  d.batch = 3; }
     if (i == 5) { d = common_desc(4, 4, 6, 3, 2, 1);  d.groups = 4;  d.in_size[2] = 40; }
-    if (i == 6) {                                       /* y: the last 8 of 20 channels, the residual: the first 8 of 12 */
+    if (i == 6) {                                       /* y is a slice of 20 channels, the residual one of 12 */
         static const int64_t y[5] = {20 * 520, 520, 70, 10, 1}, r[5] = {12 * 512, 512, 64, 8, 1};
         d = common_desc(4, 8, 4, 2, 2, 0);
         d.batch = 2;
@@ -70,8 +70,8 @@ static void test_lists(void)
         "leaky_relu:-2", "silu", "sigmoid", "tanh", "gelu", "gelu_tanh", "hardswish", "hardsigmoid", "elu:0.75",
         "softplus:1:20", "softplus:2:0.5", "mish", "group_norm:1", "group_norm:4", "batch_norm", "group_norm:2:0.5",
         "relu,group_norm:4", "group_norm:4,relu", "channel_affine,relu", "channel_affine,add,relu",
-        "add,group_norm:2,multiply,silu", "group_norm:1,group_norm:4,add", "batch_norm,add,relu,group_norm:2,gelu,sigmoid",
-        "clamp:1:-1", "relu,affine:2,add,leaky_relu:0.1,multiply,tanh,elu,mish"
+        "add,group_norm:2,multiply,silu", "group_norm:1,group_norm:4,add",
+        "batch_norm,add,relu,group_norm:2,gelu,sigmoid", "clamp:1:-1", "relu,affine:2,add,leaky_relu:0.1,multiply,tanh,elu,mish"
     };
     int l, i, dtype, layout;
     for (l = 0; l < (int)(sizeof lists / sizeof lists[0]); l++) {
@@ -79,7 +79,7 @@ static void test_lists(void)
         for (i = 0; i < FUSED_SHAPES; i++)
             for (dtype = 0; dtype < 4; dtype++)
                 for (layout = 0; layout < 2; layout++) {
-                    uint64_t kind = (uint64_t)((l + i + dtype * 2 + layout) % 4);  /* check.h's moderate data: 0 ... 3 */
+                    uint64_t kind = (uint64_t)((l + i + dtype * 2 + layout) % 4);   /* check.h's moderate data */
                     pass &= check_list(lists[l], i, dtype, layout, kind + 12 * (uint64_t)l, &taken);
                 }
         if (taken > 0) tap_ok(pass, "%s%s%s: %d problems", kernel_name, *kernel_name ? ": " : "", lists[l], taken);
@@ -162,8 +162,10 @@ static void test_mean(void)
             each = c.problem.y_count / 2;
             for (j = 0; j < 4096; j++) mean += oracle_load(dtype, c.x.data, j) / 4096;
             for (j = 0; j < 4096; j++) square += pow(oracle_load(dtype, c.x.data, j) - mean, 2) / 4096;
-            for (i = 0; i < 2 * each; i++)
-                worst = fmax(worst, fabs(common_get(&c, i) - (oracle_load(dtype, c.x.data, i % 4096) - mean) / sqrt(square)));
+            for (i = 0; i < 2 * each; i++) {
+                double want = (oracle_load(dtype, c.x.data, i % 4096) - mean) / sqrt(square);
+                worst = fmax(worst, fabs(common_get(&c, i) - want));
+            }
         } else {
             worst = INFINITY;
         }
@@ -190,10 +192,11 @@ static void test_in_place(void)
             pass &= common_make(&apart, &d, 0, 12) && common_make(&together, &d, 0, 12);
             for (entry = 0; !(convt3d_op_uses(d.ops[entry].kind) & CONVT3D_USES_RESIDUAL); entry++) {}
             pass &= common_run(&apart);
-            memcpy(together.y.data, together.io.ops[entry].residual, (size_t)(together.problem.y_count * together.size));
+            memcpy(together.y.data, together.io.ops[entry].residual,
+                   (size_t)(together.problem.y_count * together.size));
             together.io.ops[entry].residual = together.io.y;
             for (i = 0; i < CONVT3D_MAX_OPS; i++)
-                if (together.io.ops[i].running_mean) together.io.ops[i].running_mean = together.io.ops[i].running_var = NULL;
+                together.io.ops[i].running_mean = together.io.ops[i].running_var = NULL;
             pass &= convt3d(&d, &together.io, NULL) == CONVT3D_OK;
             pass &= common_same_outputs(&apart, &together);
             common_free(&apart);
@@ -253,8 +256,9 @@ static void test_slab(void)
 static void test_special(void)
 {
     static const struct { const char *list; double nan, plus, minus; } table[] = {
-        {"relu", NAN, INFINITY, 0}, {"relu6", NAN, 6, 0}, {"clamp:-1:1", NAN, 1, -1}, {"leaky_relu:0.01", NAN, INFINITY, -INFINITY},
-        {"silu", NAN, INFINITY, NAN}, {"sigmoid", NAN, 1, 0}, {"tanh", NAN, 1, -1}, {"gelu", NAN, INFINITY, NAN},
+        {"relu", NAN, INFINITY, 0}, {"relu6", NAN, 6, 0}, {"clamp:-1:1", NAN, 1, -1},
+        {"leaky_relu:0.01", NAN, INFINITY, -INFINITY}, {"silu", NAN, INFINITY, NAN}, {"sigmoid", NAN, 1, 0},
+        {"tanh", NAN, 1, -1}, {"gelu", NAN, INFINITY, NAN},
         {"gelu_tanh", NAN, INFINITY, NAN}, {"hardswish", NAN, INFINITY, NAN}, {"hardsigmoid", NAN, 1, 0},
         {"elu", NAN, INFINITY, -1}, {"softplus", NAN, INFINITY, 0}, {"mish", NAN, INFINITY, NAN},
     };

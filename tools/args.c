@@ -117,8 +117,9 @@ static void print_list_help(void)
     printf("\nLIST: up to 8 of these, joined by commas, each with its numbers after colons (PyTorch's where left out):\n");
     for (kind = 1; kind < CONVT3D_OP_COUNT; kind++) {
         int uses = convt3d_op_uses(kind);
-        column += printf("%s%s%s%s%s", column ? " " : "  ", convt3d_op_name(kind), uses & CONVT3D_USES_GROUPS ? ":groups" : "",
-                         uses & CONVT3D_USES_A ? ":a" : "", uses & CONVT3D_USES_B ? ":b" : "");
+        column += printf("%s%s%s%s%s", column ? " " : "  ", convt3d_op_name(kind),
+                         uses & CONVT3D_USES_GROUPS ? ":groups" : "", uses & CONVT3D_USES_A ? ":a" : "",
+                         uses & CONVT3D_USES_B ? ":b" : "");
         if (column > 90) { printf("\n");  column = 0; }
     }
     if (column) printf("\n");

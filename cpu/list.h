@@ -1,0 +1,91 @@
+/* list.h - the entries of the list that plan->fused counts, on finished values before they are rounded.
+ *
+ * Idea: values come as they were summed, the line of a phase or the channels of a voxel, still in the nearest cache; an
+ * entry goes over all of them before the next one does, in the leaf's vectors for f32 and with the C library's functions
+ * for f64. What follows, weaving and streaming into y, is the same with and without a list.
+ */
+#ifndef CONVT3D_CPU_LIST_H
+#define CONVT3D_CPU_LIST_H
+
+/* The functions of one value, f32 or f64. */
+static void convt3d__cpu_function(const convt3d__cpu_unit *u, int32_t kind, double a, double b, void *values, int64_t n)
+{
+    if (u->p->desc.dtype == CONVT3D_F64) convt3d__apply_function(kind, a, b, (double *)values, n);
+    else u->leaves->list(kind, (float)a, (float)b, (float *)values, n);
+}
+
+/* values[i] *= other[i] or += other[i] */
+static void convt3d__cpu_combine(const convt3d__cpu_unit *u, int multiply, void *values, const void *other, int64_t n)
+{
+    double *d = (double *)values;
+    float *f = (float *)values;
+    const double *e = (const double *)other;
+    const float *g = (const float *)other;
+    int64_t i;
+    if (u->p->desc.dtype == CONVT3D_F64) {
+        if (multiply) for (i = 0; i < n; i++) d[i] *= e[i];
+        else for (i = 0; i < n; i++) d[i] += e[i];
+    } else if (multiply) {
+        for (i = 0; i < n; i++) f[i] *= g[i];
+    } else {
+        u->leaves->add[0](f, g, n);
+    }
+}
+
+/* A residual, up to 256 values at a time in the accumulator's type. step: in it, from one value to the next. */
+static void convt3d__cpu_residual(const convt3d__cpu_unit *u, const convt3d_op *op, const void *residual, int64_t index,
+                                  int64_t step, void *values, int64_t n)
+{
+    double wide[256 + CONVT3D__CPU_SLACK / 2];          /* leaves may read beyond */
+    int64_t real = convt3d__cpu_real_size(u->p), i, part;
+    for (i = 0; i < n; i += part) {
+        part = convt3d__min(256, n - i);
+        convt3d__cpu_gather(u->leaves, u->p->desc.dtype, wide,
+                            convt3d__cpu_element(residual, u->p->desc.dtype, index + i * step), step, part);
+        convt3d__cpu_combine(u, op->kind == CONVT3D_OP_MULTIPLY, (char *)values + i * real, wide, part);
+    }
+}
+
+/* scale*v + shift of the channel, or of n channels from oc on. */
+static void convt3d__cpu_channel_affine(const convt3d__cpu_unit *u, const convt3d_op_io *t, int64_t oc, int axis,
+                                        void *values, int64_t n)
+{
+    int32_t wide = convt3d__wide(u->p->desc.dtype);
+    int64_t real = convt3d__cpu_real_size(u->p);
+    double a = 1, b = 0;
+    if (axis == 1) {
+        if (t->scale) convt3d__cpu_combine(u, 1, values, (const char *)t->scale + oc * real, n);
+        if (t->shift) convt3d__cpu_combine(u, 0, values, (const char *)t->shift + oc * real, n);
+        return;
+    }
+    if (t->scale) a = wide == CONVT3D_F64 ? ((const double *)t->scale)[oc] : (double)((const float *)t->scale)[oc];
+    if (t->shift) b = wide == CONVT3D_F64 ? ((const double *)t->shift)[oc] : (double)((const float *)t->shift)[oc];
+    convt3d__cpu_function(u, CONVT3D_OP_AFFINE, a, b, values, n);
+}
+
+/* Whether no entry looks at more than the value and its channel, in types whose functions have no branch either. */
+static int convt3d__cpu_list_is_blind(const convt3d__cpu_unit *u)
+{
+    int32_t i;
+    for (i = 0; i < u->p->fused; i++)
+        if (convt3d__op_uses(u->p->desc.ops[i].kind) & CONVT3D_USES_RESIDUAL) return 0;
+    return u->p->desc.dtype != CONVT3D_F64;
+}
+
+/* The whole of it on n values from `at` on along an axis (1: channels, 4: a row), `step` outputs apart. */
+static void convt3d__cpu_apply(const convt3d__cpu_unit *u, const convt3d__cpu_place *at, int axis, int64_t step,
+                               void *values, int64_t n)
+{
+    int32_t i;
+    for (i = 0; i < u->p->fused; i++) {
+        const convt3d_op *op = &u->p->desc.ops[i];
+        const int64_t *s = op->stride;
+        if (op->kind == CONVT3D_OP_ADD || op->kind == CONVT3D_OP_MULTIPLY)
+            convt3d__cpu_residual(u, op, u->io->ops[i].residual, u->n * s[0] + at->oc * s[1] + at->od * s[2] +
+                                  at->oh * s[3] + at->ow * s[4], step * s[axis], values, n);
+        else if (op->kind == CONVT3D_OP_CHANNEL_AFFINE)
+            convt3d__cpu_channel_affine(u, &u->io->ops[i], at->oc, axis, values, n);
+        else convt3d__cpu_function(u, op->kind, op->a, op->b, values, n);
+    }
+}
+#endif
