@@ -1,8 +1,8 @@
 /* list.h - the entries of the list that plan->fused counts, on finished values before they are rounded.
  *
- * Idea: values come as they were summed, the line of a phase or the channels of a voxel, still in the nearest cache; an
- * entry goes over all of them before the next one does, in the leaf's vectors for f32 and with the C library's functions
- * for f64. What follows, weaving and streaming into y, is the same with and without a list.
+ * Idea: values come as they were summed, the line of a phase or the channels of a voxel, still in the nearest cache;
+ * an entry goes over all of them before the next one does, in the leaf's vectors for f32 and with the C library's
+ * functions for f64. What follows, weaving and streaming into y, is the same with and without a list.
  */
 #ifndef CONVT3D_CPU_LIST_H
 #define CONVT3D_CPU_LIST_H

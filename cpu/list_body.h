@@ -1,13 +1,13 @@
-/* list_body.h - entries of the list on f32 values, for one instruction set. kernel_*.h define LIST(name) and LIST_BYTES, a
- * vector's size (0: single values, for compilers without GNU C's vectors), and include this file inside their
- * target-attribute region; it takes the definitions away again. No include guard.
+/* list_body.h - entries of the list on f32 values, for one instruction set. kernel_*.h define LIST(name) and
+ * LIST_BYTES, a vector's size (0: single values, for compilers without GNU C's vectors), and include this file inside
+ * their target-attribute region; it takes the definitions away again. No include guard.
  *
  * Idea: everything stands on e^x - 1 = 2^n*q + (2^n - 1), q a polynomial on |r| <= ln(2)/2.
  * Accuracy: expm1, exp and log1p within 2 units of the last place, erfc within 2^-23 relatively (Chebyshev fit of
  * ln(erfc(z)/t) + z^2 in t = 1/(1 + z/2), degree 9); no cancellation in what is made of them.
  * NaN stays NaN: every select has it on the side that a false comparison takes.
- * Measured with AVX2 on one core of an EPYC (Zen 3, under load), ns a value: arithmetic entries 0.05 to 0.1, hardswish 0.17,
- * silu, sigmoid and tanh 0.6 to 0.8, gelu_tanh 1.0, elu and gelu 1.7, softplus 2.2, mish 2.6.
+ * Measured with AVX2 on one core of an EPYC (Zen 3, under load), ns a value: arithmetic entries 0.05 to 0.1, hardswish
+ * 0.17, silu, sigmoid and tanh 0.6 to 0.8, gelu_tanh 1.0, elu and gelu 1.7, softplus 2.2, mish 2.6.
  */
 
 #if LIST_BYTES > 0

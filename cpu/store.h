@@ -108,8 +108,8 @@ static void convt3d__cpu_store_rows(const convt3d__cpu_unit *u, const convt3d__c
     }
 }
 
-/* The list on finished rows of one channel and phase, while they are sums. Where an entry does not look at the place, all
- * rows are one line, with what lies between them. */
+/* The list on finished rows of one channel and phase, while they are sums. Where no entry looks at the place, all rows
+ * are one line, with what lies between them. */
 static void convt3d__cpu_apply_rows(const convt3d__cpu_unit *u, const convt3d__cpu_rows *r, convt3d__cpu_place at,
                                     int64_t channel, int64_t phase)
 {
@@ -124,7 +124,8 @@ static void convt3d__cpu_apply_rows(const convt3d__cpu_unit *u, const convt3d__c
         return;
     }
     for (row = 0; row < r->rows; row++, at.oh += r->step)
-        convt3d__cpu_apply(u, &at, 4, step, convt3d__cpu_sums(u, phase, channel, convt3d__cpu_slot(u, r, row)), columns);
+        convt3d__cpu_apply(u, &at, 4, step, convt3d__cpu_sums(u, phase, channel, convt3d__cpu_slot(u, r, row)),
+                           columns);
 }
 
 /* Finished rows of `channels` channels. */

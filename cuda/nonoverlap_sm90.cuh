@@ -754,12 +754,13 @@ template <class T, int N, bool ChannelsLast> struct Nonoverlap90Finish {
                 for (int r = 0; r < 2; r++)
                     v[r][e] = fmaf(sum[8 * j + e / 2 * 4 + 2 * r + e % 2], scale[r] * l.inverse, l.bias);
             }
-            if (sizeof(T) == 2 && !ChannelsLast && Aligned) {
+            if constexpr (sizeof(T) == 2 && !ChannelsLast && Aligned) {
                 nonoverlap90_store<T, 8, true>(y[0] + offset, v[0], here[0] && offset >= 0);
-                continue;
-            }
+            } else {
 #pragma unroll
-            for (int r = 0; r < 2; r++) nonoverlap90_store<T, 4, Aligned>(y[r] + offset, v[r], here[r] && offset >= 0);
+                for (int r = 0; r < 2; r++)
+                    nonoverlap90_store<T, 4, Aligned>(y[r] + offset, v[r], here[r] && offset >= 0);
+            }
         }
     }
 
