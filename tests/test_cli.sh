@@ -143,6 +143,27 @@ if [ -c /dev/full ]; then
     refuses '/dev/full: ' bench $good --json /dev/full
 fi
 
+# ---- what follows the convolution --------------------------------------------------------------------------------
+
+list=channel_affine,add,relu,group_norm:2,silu
+exits 'check with a list, all types and layouts' 0 check n2_ic3_oc4_i4_k3_s2_p1 --then $list --dtype all --layout all
+grep -q '^16 passed, 0 failed$' out; report $? 'all combinations were checked'
+grep -q -- "--then channel_affine,add,relu,group_norm:2:1e-05,silu " out; report $? 'the reproducer line has the list'
+grep '^      convt3d check ' out | sed -n 7p | sed 's/^ *convt3d //' >line
+eval "set -- $(cat line)"
+exits 'it runs' 0 "$@"
+exits 'explain with a list' 0 explain n2_ic3_oc4_i4_k3_s2_p1 --then $list
+grep -q '^then *channel_affine, add, relu, group_norm:2, silu$' out; report $? 'explain has the list'
+exits 'bench with a list' 0 bench ic4_oc4_i8_k2_s2 --then $list --json list.json
+grep -q '"then": "channel_affine,add,relu,group_norm:2:1e-05,silu"' list.json; report $? 'the results have the list'
+refuses 'entry "rel" is unknown' check $good --then rel
+refuses 'entry "relu:1" has more numbers than it takes' check $good --then relu:1
+refuses 'entry "clamp:1" has fewer numbers than it takes' check $good --then clamp:1
+refuses 'entry "elu:x" has something that is no number' check $good --then silu,elu:x
+refuses 'entry "group_norm:1.5" wants a whole number of groups first' check $good --then group_norm:1.5
+refuses 'is one more than the 8 that a list may have' check $good --then relu,relu,relu,relu,relu,relu,relu,relu,relu
+refuses 'must be at least 1 and divide out_channels' check ic4_oc4_i8_k2_s2 --then group_norm:3
+
 # ---- .npy files, made without numpy ------------------------------------------------------------------------------
 
 if ! command -v python3 >/dev/null; then

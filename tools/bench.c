@@ -1,5 +1,7 @@
 /* bench.c - `convt3d bench`: times every problem on a device, compares with the floor, prints a table, writes JSON. */
 #include "bench.h"
+
+#include "then.h"
 #include "commands.h"
 #include "platform.h"
 
@@ -152,6 +154,25 @@ static int utf8_length(const char *text)
 }
 
 /* "name": "text". What is no UTF-8 becomes a question mark. */
+int bench_list(const convt3d_desc *desc, const convt3d_info *info, convt3d_op_io ops[CONVT3D_MAX_OPS],
+               void *(*make)(void *context, double elements, int dtype), void *context)
+{
+    const int wide = desc->dtype == CONVT3D_F64 ? CONVT3D_F64 : CONVT3D_F32;
+    const double channels = (double)desc->out_channels;
+    double outputs = (double)desc->batch * channels;
+    int i, made = 1;
+    for (i = 0; i < 3; i++) outputs *= (double)info->out_size[i];
+    for (i = 0; made && i < CONVT3D_MAX_OPS; i++) {
+        int uses = convt3d_op_uses(desc->ops[i].kind);
+        if (uses & CONVT3D_USES_RESIDUAL) made = (ops[i].residual = make(context, outputs, desc->dtype)) != NULL;
+        if (!made || !(uses & CONVT3D_USES_SCALE)) continue;
+        ops[i].scale = make(context, channels, wide);
+        ops[i].shift = make(context, channels, wide);
+        made = ops[i].scale && ops[i].shift;
+    }
+    return made;
+}
+
 static void json_text(FILE *file, const char *name, const char *text, const char *end)
 {
     fprintf(file, "\"%s\": \"", name);
@@ -177,7 +198,7 @@ static void json_number(FILE *file, const char *name, double value, const char *
 static void json_row(FILE *file, const bench_row *row)
 {
     const convt3d_desc *desc = &row->problem->desc;
-    char text[SHAPE_TEXT];
+    char text[SHAPE_TEXT], then[THEN_TEXT];
     fprintf(file, "    {");
     json_text(file, "name", case_label(row->problem, text), ", ");
     shape_format(desc, text, sizeof text);
@@ -188,6 +209,8 @@ static void json_row(FILE *file, const bench_row *row)
     json_text(file, "layout", layout_name(desc->layout), ", ");
     json_text(file, "math", math_name(desc->math), ", ");
     json_text(file, "pass", "forward", ",\n     ");
+    then_format(desc->ops, then, sizeof then);
+    if (then[0]) json_text(file, "then", then, ", ");
     json_number(file, "ms", row->time.ms, ", ");
     json_number(file, "repeats", (double)row->time.repeats, ", ");
     if (row->time.packed_ms > 0) json_number(file, "packed_ms", row->time.packed_ms, ", ");

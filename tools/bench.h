@@ -42,6 +42,12 @@ typedef struct bench_device {
 extern const bench_device bench_cpu;
 extern const bench_device bench_cuda;                   /* in builds with TOOLS_CUDA: wants cuBLAS */
 
+/* The tensors that the list of a row reads, random and dense: ops gets them from make(context, elements, dtype), which
+ * returns NULL when memory is short. Returns 0 then; in any case all that was made is the maker's to free. */
+int bench_list(const convt3d_desc *desc, const convt3d_info *info, convt3d_op_io ops[CONVT3D_MAX_OPS],
+               void *(*make)(void *context, double elements, int dtype), void *context);
+enum { BENCH_LIST_TENSORS = 2 * CONVT3D_MAX_OPS };      /* the most that it makes */
+
 double bench_median(double *values, int64_t count);     /* sorts values */
 
 /* On the CPU: calls once to warm up, then for some time and at least --repeats times. Returns the median in ms, or a

@@ -98,10 +98,15 @@ static void fill_random(bench_buffer *buffer, int dtype, size_t element, uint64_
     }
 }
 
-typedef struct bench_tensors { bench_buffer x, w, bias, y, workspace; } bench_tensors;
+typedef struct bench_tensors { bench_buffer x, w, bias, y, workspace;     bench_buffer list[BENCH_LIST_TENSORS];  /* what ops points to */
+    int list_count;
+    convt3d_op_io ops[CONVT3D_MAX_OPS];
+} bench_tensors;
 
 static void tensors_release(bench_tensors *t)
 {
+    int i;
+    for (i = 0; i < t->list_count; i++) free(t->list[i].memory);
     free(t->x.memory);
     free(t->w.memory);
     free(t->bias.memory);
@@ -112,6 +117,16 @@ static void tensors_release(bench_tensors *t)
 static double volume(const int64_t size[3]) { return (double)size[0] * (double)size[1] * (double)size[2]; }
 
 /* y and the workspace start as NaN: whatever is read before it is written shows. */
+static void *make_list_tensor(void *context, double elements, int dtype)
+{
+    bench_tensors *t = (bench_tensors *)context;
+    const size_t element = dtype == CONVT3D_F64 ? 8 : dtype == CONVT3D_F32 ? 4 : 2;
+    bench_buffer *buffer = &t->list[t->list_count];
+    if (!buffer_make(buffer, elements, element)) return NULL;
+    fill_random(buffer, dtype, element, (uint64_t)++t->list_count);
+    return buffer->data;
+}
+
 static int tensors_make(bench_tensors *t, const convt3d_desc *desc, const convt3d_info *info, uint64_t seed)
 {
     const size_t element = desc->dtype == CONVT3D_F64 ? 8 : desc->dtype == CONVT3D_F32 ? 4 : 2;
@@ -127,7 +142,7 @@ static int tensors_make(bench_tensors *t, const convt3d_desc *desc, const convt3
     fill_random(&t->bias, desc->dtype, element, seed + 3);
     memset(t->y.data, 0xFF, t->y.bytes);
     memset(t->workspace.data, 0xFF, t->workspace.bytes);
-    return 1;
+    return bench_list(desc, info, t->ops, make_list_tensor, t);
 }
 
 /* Whether an output still is the NaN it was made as. */
@@ -254,6 +269,7 @@ static int run_and_time(const options *opt, const convt3d_desc *desc, const conv
     call.io.y = t->y.data;
     call.io.workspace = t->workspace.data;
     call.io.workspace_bytes = (int64_t)t->workspace.bytes;
+    memcpy(call.io.ops, t->ops, sizeof t->ops);
     result->ms = bench_time_calls(opt, run_call, &call, &result->repeats);
     if (result->ms < 0) return fail("%.200s: %s", label, error.text);
     if (has_poison(&t->y, desc->dtype == CONVT3D_F64 ? 8 : desc->dtype == CONVT3D_F32 ? 4 : 2)) {

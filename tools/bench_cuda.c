@@ -172,7 +172,17 @@ typedef struct gpu_tensors {
     void *x[MOST_SETS], *y[MOST_SETS], *w, *bias, *workspace, *packed;
     uint64_t pack_tag;
     int sets;
+    void *list[BENCH_LIST_TENSORS];     /* what ops points to */
+    int list_count;
+    convt3d_op_io ops[CONVT3D_MAX_OPS];
 } gpu_tensors;
+
+static void *make_list_tensor(void *context, double elements, int dtype)
+{
+    gpu_tensors *t = (gpu_tensors *)context;
+    if (random_tensor(&t->list[t->list_count], elements, dtype) != cudaSuccess) return NULL;
+    return t->list[t->list_count++];
+}
 
 static void tensors_release(gpu_tensors *t)
 {
@@ -181,6 +191,7 @@ static void tensors_release(gpu_tensors *t)
         cudaFree(t->x[i]);
         cudaFree(t->y[i]);
     }
+    for (i = 0; i < t->list_count; i++) cudaFree(t->list[i]);
     cudaFree(t->w);
     cudaFree(t->bias);
     cudaFree(t->workspace);
@@ -211,6 +222,7 @@ static cudaError_t tensors_make(gpu_tensors *t, const convt3d_desc *desc, const 
     if (cause == cudaSuccess && info->workspace_bytes > 0)
         cause = cudaMalloc(&t->workspace, (size_t)info->workspace_bytes);
     if (cause == cudaSuccess) cause = cudaMalloc(&t->packed, (size_t)info->packed_bytes + 1);
+    if (cause == cudaSuccess && !bench_list(desc, info, t->ops, make_list_tensor, t)) cause = cudaErrorMemoryAllocation;
     for (; cause == cudaSuccess && t->sets < sets; t->sets++) {
         cause = random_tensor(&t->x[t->sets], x, desc->dtype);
         if (cause == cudaSuccess) cause = cudaMalloc(&t->y[t->sets], (size_t)(y * (double)element) + 1);
@@ -314,6 +326,7 @@ static int time_row(const options *opt, const convt3d_desc *desc, const char *la
     run.io.workspace = t.workspace;
     run.io.workspace_bytes = info->workspace_bytes;
     run.io.stream = run.stream;
+    memcpy(run.io.ops, t.ops, sizeof t.ops);
     if (!status) status = time_both(opt, &run, &t, label, result);
     if (run.stream) cudaStreamDestroy(run.stream);
     if (run.t.begin) cudaEventDestroy(run.t.begin);
