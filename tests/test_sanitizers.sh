@@ -8,7 +8,7 @@ flags="-std=c99 -I$root -O1 -g -fsanitize=address,undefined -fno-sanitize-recove
 build() {
     gcc $flags -DCONVT3D_CPU_FAST -c "$root/convt3d.c" -o "$work/header.o" &&
     gcc $flags -c "$root/cpu/convt3d_cpu.c" -o "$work/cpu.o" && ld -r "$work/header.o" "$work/cpu.o" -o "$work/library.o" &&
-    for test in cases random validation guard plan alloc slab; do
+    for test in cases random validation guard plan alloc slab fused; do
         gcc $flags "$root/tests/test_$test.c" "$work/library.o" -o "$work/$test" -lm || return 1
     done
 }
@@ -23,6 +23,9 @@ else
     try "random problems" "$work/random" 21 500
     for test in cases validation guard plan alloc slab; do
         try "test_$test" "$work/$test"
+    done
+    for kernel in reference portable avx2; do
+        try "test_fused, $kernel" "$work/fused" $kernel
     done
 fi
 done_testing
