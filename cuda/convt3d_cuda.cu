@@ -15,6 +15,8 @@
 //   nonoverlap_sm90.cuh  kernel == stride as a GEMM on wgmma; divisor.cuh division by what is fixed at launch
 //   depthwise.cuh    few output channels a group: multiply-adds from windows of x; halo.cuh its and direct.cuh's tiles
 //   direct.cuh       multiply-adds from a register tile: any geometry, f64, few channels
+//   dense_sm80.cuh   implicit GEMM on mma.sync from planar tiles of x: groups, few channels, f64, any geometry
+//   scatter_sm80.cuh few output channels: every tap's products once on mma.sync, summed from shared memory
 //   easy_call.cuh    convt3d() on any memory: staging, and slabs where the card is too small
 //
 // Compile time: with -DCONVT3D_CUDA_PART=n only part n is compiled, so that a build system can compile all parts of
@@ -49,6 +51,8 @@
 #include "nonoverlap_sm90.cuh"
 #include "depthwise.cuh"
 #include "direct.cuh"
+#include "dense_sm80.cuh"
+#include "scatter_sm80.cuh"
 #include "pass.cuh"
 
 #if CONVT3D__PART(0)
@@ -69,7 +73,14 @@ extern "C" const convt3d__backend convt3d__cuda_backends[] = {
      convt3d__depthwise_workspace, convt3d__depthwise_packed, convt3d__depthwise_pack, convt3d__depthwise_run,
      convt3d__depthwise_ready, CONVT3D__FUSES_LIST},
     {"cuda_direct", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 1, convt3d__direct_refuses, convt3d__direct_cost,
-     convt3d__direct_packed, convt3d__direct_packed, convt3d__direct_pack, convt3d__direct_run, convt3d__direct_ready, CONVT3D__FUSES_LIST},
+     convt3d__direct_packed, convt3d__direct_packed, convt3d__direct_pack, convt3d__direct_run,
+     convt3d__direct_ready, CONVT3D__FUSES_LIST},
+    {"sm80_dense", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__dense_sm80_refuses, convt3d__dense_sm80_cost,
+     convt3d__dense_sm80_workspace, convt3d__dense_sm80_packed, convt3d__dense_sm80_pack, convt3d__dense_sm80_run,
+     convt3d__dense_sm80_ready, 0},
+    {"sm80_scatter", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__scatter_sm80_refuses, convt3d__scatter_sm80_cost,
+     convt3d__scatter_sm80_workspace, convt3d__scatter_sm80_packed, convt3d__scatter_sm80_pack,
+     convt3d__scatter_sm80_run, convt3d__scatter_sm80_ready, 0},
     {"cuda_generic", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 1, convt3d__generic_refuses, convt3d__generic_cost,
      convt3d__generic_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__generic_run,
      convt3d__generic_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},

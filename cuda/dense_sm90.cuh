@@ -6,23 +6,27 @@
 //           that one segment of x in shared memory serves, for 16 channels (more where one product does). One warp
 //           loads segments, one streams weights, both by bulk copies; two warpgroups multiply, positions as A, each R
 //           times 64 of them. Both w phases of a stride of 2 are one tile's, so that they interleave in whole sectors.
-//           Results pass through shared memory to be stored as rows (NCDHW) or channels (NDHWC).
+//           Finished results go through a ring of chunks in shared memory (64 positions, all channels) to four more
+//           warps, which store them as rows (NCDHW) or channels (NDHWC) while the next tile is multiplied.
 // f32       three f16 products of scaled halves (split.cuh): [low|high] weights are one operand of 2*NB columns for the
 //           high half of x, and the low half of x adds to the first NB columns (into the second, ptxas serialises
 //           wgmma). Every 16*U products the sums leave the matrix unit's accumulator, which truncates, for an f32
 //           register.
 // Others    f16, bf16: one product, accumulated in the matrix unit. CONVT3D_TF32: one tf32 product.
 // NaN, inf  x or w that holds any is seen by the splitting pass (weights: by packing) and the outputs of that sample,
-//           or channel, are computed again by dense_repair_kernel, which otherwise ends at once. One product needs
-//           this for w alone; tf32 also where x or w holds subnormals.
+//           or channel (eight of them but for f32), are computed again by dense_repair_kernel, which otherwise ends at
+//           once. One product needs this for w alone; tf32 also where x or w holds subnormals.
+// Launches  f32: scales, operands, for large samples what the guess of split.cuh missed, main, repair; one product has
+//           no scales. Each starts while the one before ends (programmatic dependent launch).
 // Requires  sm_90; not f64; for f32 4 channels a group; at most 640 taps, 64 phases (w phases of a stride of 2 count
 //           as one), 2^30 positions with their zeros; everything the generic kernel calls 32-bit.
 // Tiles     NB = 16, 24, 32, 48, 64 (and 128 where one product does); R = 4, 3 or 2 and U = 3, 4, 8 or 9 by dense_r and
-//           dense_u: what registers and shared memory hold. Persistent: one block of 384 threads a multiprocessor.
-// Measured  one H200, NCDHW, weights packed in the call: kb_l1_61 f32 1.60 ms (0.66 of the floor), tf32 1.11 (0.64),
-//           f16 0.66 (0.52); kb_l2_61 1.31 (0.72), 0.81 (0.78), 0.48 (0.64); gan_128_64_32 f32 3.54 (0.60); strided
-//           and small problems lie at 0.2 to 0.4, held back by the store (15% of the main kernel on kb_l1_61, more
-//           where taps are few) and by stages of few taps.
+//           dense_u: what registers and shared memory hold. Persistent: one block of 512 threads a multiprocessor.
+// Measured  one H200, NCDHW, weights packed in the call, of the floor: stride 1 f32 0.54-0.79 (kb_l1_61 1.41 ms,
+//           kb_l2_61 1.17), f16 0.61-0.81, but 0.41 and 0.29 where 16 channels leave the matrix unit waiting for
+//           positions (kb_l1_58); stride 2 f32 0.53-0.70 (gan_128_64_32 3.0 ms), where results are many for their
+//           products 0.29-0.40, held back by a warpgroup's work between tiles, which both do at the same time. NDHWC
+//           lies within 15% of that. Samples of 4^3 compute twice their outputs in zeros (gan_512_256_4 0.26).
 #pragma once
 
 extern "C" {
@@ -42,8 +46,9 @@ CONVT3D__HIDDEN convt3d_status convt3d__dense_sm90_ready(const convt3d__plan *pl
 namespace convt3d_cuda {
 
 enum { DENSE_SPLIT = 0, DENSE_F16 = 1, DENSE_BF16 = 2, DENSE_TF32 = 3 };
-enum { DENSE_THREADS = 384, DENSE_MOST_PHASES = 64, DENSE_MOST_STAGES = 96, DENSE_MOST_STEPS = 640 };
-enum { DENSE_MOST_X = 6, DENSE_SLOTS = 4, DENSE_BARRIER_BYTES = 256, DENSE_SHARED = 227 * 1024 };
+enum { DENSE_THREADS = 512, DENSE_MOST_PHASES = 64, DENSE_MOST_STAGES = 90, DENSE_MOST_STEPS = 640 };
+enum { DENSE_EXACT = 65536 };   // elements of a sample below which its largest magnitude is looked up, not guessed
+enum { DENSE_MOST_X = 6, DENSE_MOST_CHUNKS = 4, DENSE_BARRIER_BYTES = 384, DENSE_SHARED = 227 * 1024 };
 
 // ---- the walk over taps, made on the host ----
 
@@ -64,6 +69,9 @@ template <> struct DenseMode<DENSE_F16> { typedef __half T; typedef __half Opera
 template <> struct DenseMode<DENSE_BF16> { typedef __nv_bfloat16 T, Operand; enum { Kind = COPY_16 }; };
 template <> struct DenseMode<DENSE_TF32> { typedef float T; typedef Tf32 Operand; enum { Kind = ROUND_TF32 }; };
 
+static constexpr int dense_least(int a, int b) { return a < b ? a : b; }
+static constexpr int dense_most(int a, int b) { return a < b ? b : a; }
+
 // One instance: NB channels, R times 64 positions a warpgroup, Q w phases, U steps a slot of weights.
 template <int Mode_, int NB_, int R_, int Q_, int U_> struct DenseTile {
     typedef typename DenseMode<Mode_>::T T;
@@ -72,12 +80,23 @@ template <int Mode_, int NB_, int R_, int Q_, int U_> struct DenseTile {
     static constexpr int Kind = DenseMode<Mode>::Kind, Parts = CellKind<Kind>::Parts;
     static constexpr int Rows = Parts * NB;                         // of the weights' operand
     static constexpr int Positions = R * 128;
-    static constexpr int Slots = Q == 1 ? (NB == 64 ? 2 : 3) : NB == 48 ? 1 : 2;    // a split takes at a time
+    static constexpr int WeightSlots = Mode == DENSE_SPLIT && Q == 2 ? 3 : 4;
+    static constexpr int Slots = NB == 48 ? 1 : Q == 2 || NB == 64 ? 2 : 3; // of these, those a split takes at a time
     static constexpr int Ping = Q * R * NB / 2 + 2 * NB <= 200 ? 2 : 1;     // accumulators of a split, by registers
     static constexpr int SlotBytes = U * 2 * Rows * 16;
-    static constexpr int Columns = Q * R * 64, Column = Columns + 4;    // floats; 4 more keep the banks apart
-    static constexpr int StoreBytes = 8 * Column * 4 + Columns * 8 + NB * 8;     // of DenseStore
-    static constexpr int FixedBytes = DENSE_BARRIER_BYTES + DENSE_SLOTS * SlotBytes + 2 * StoreBytes;
+    static constexpr int Columns = Q * 64;                          // of a chunk of results, R of them a warpgroup
+    static constexpr int RowPitch = Columns + (sizeof(T) == 4 ? 4 : 8);     // between channels: keeps banks apart
+    // Between columns, where channels lie together; the same.
+    static constexpr int CellPitch = Q == 2 && sizeof(T) == 4 ? NB + 4 : NB % 16 == 0 ? NB + 8 : NB;
+    static constexpr int ChunkBytes = dense_most(NB * RowPitch, Columns * CellPitch) * (int)sizeof(T);
+    // A ring for all of a tile is worth less than long stages, but where these are short anyway.
+    static constexpr int RingBytes = (Mode == DENSE_SPLIT && Q == 1 ? 58 : 28) * 1024;
+    static constexpr int Chunks = dense_least(R, dense_most(1, RingBytes / ChunkBytes));
+    static constexpr int ScaleBytes = 4 * NB * 4;                   // DenseScales
+    static constexpr int MultiplyRegisters = Q == 1 ? 216 : 200;    // of a thread, by role: 512 in all
+    static constexpr int StoreRegisters = Q == 1 ? 56 : 80, LoadRegisters = Q == 1 ? 24 : 32;
+    static constexpr int FixedBytes = DENSE_BARRIER_BYTES + WeightSlots * SlotBytes +
+                                      2 * (Chunks * ChunkBytes + ScaleBytes);
 };
 
 struct DenseProblem {
@@ -86,12 +105,15 @@ struct DenseProblem {
     const void *bias;
     void *y;
     int64_t y_stride[5];
-    int batch, out[3], stride[3], in_d;
+    int batch, out[3], stride[3], in_d, skips;      // skips: whether a segment may hold nothing but zeros
     int out_group, blocks_group, blocks;            // channel blocks of a group, of all
     int units, tiles;                               // position tiles x blocks; with phases
     int pitch, lead, plane_blocks, cells;           // K blocks of a group; cells of one (position of a stage)
     int segment, x_stages;                          // cells between planes of a segment in shared memory
+    int y_vectors;                                  // channels lie side by side, in whole 16-byte units
     Divisor d, h, w, plane;
+    int full;                                       // units that are dealt out in whole rounds
+    Divisor grid, rest, phases, block;              // blocks of threads; units but for `full`; phases; blocks
     DenseTable table;
 };
 static_assert(sizeof(DenseProblem) <= 4096, "a kernel's parameters");
@@ -105,24 +127,24 @@ struct DenseWork {
     int position, block, phase;
     __device__ __forceinline__ DenseWork(const DenseProblem &p, int tile, int positions)
     {
-        int phases = p.table.phases, full = p.units / (int)gridDim.x * (int)gridDim.x, unit;
-        if (tile < full * phases) {
-            int round = tile / (int)gridDim.x;
-            phase = round % phases;
-            unit = round / phases * (int)gridDim.x + tile % (int)gridDim.x;
+        uint32_t rest, first = (uint32_t)(p.full * p.table.phases), unit;
+        if ((uint32_t)tile < first) {
+            uint32_t round = divide((uint32_t)tile, p.grid, &rest), band = divide(round, p.phases, &unit);
+            phase = (int)unit;
+            unit = band * p.grid.by + rest;
         } else {
-            tile -= full * phases;
-            phase = tile / (p.units - full);
-            unit = full + tile % (p.units - full);
+            phase = (int)divide((uint32_t)tile - first, p.rest, &rest);
+            unit = (uint32_t)p.full + rest;
         }
-        block = unit % p.blocks;
-        position = unit / p.blocks * positions;
+        position = (int)divide(unit, p.block, &rest) * positions;
+        block = (int)rest;
     }
 };
 
 // A segment that holds nothing but the zeros between samples is neither loaded nor multiplied.
 __device__ __forceinline__ bool dense_skips(const DenseProblem &p, int first, int length)
 {
+    if (!p.skips) return false;
     uint32_t rest, d;
     int last = first + length - 1;
     if (last < 0) return true;
@@ -142,15 +164,26 @@ struct Ring {
 };
 
 struct DenseShared {
-    uint32_t x_full, x_empty, w_full, w_empty, segments, slots, store;
-    template <class C> __device__ __forceinline__ static DenseShared of(const DenseProblem &p, uint32_t base)
+    uint32_t x_full, x_empty, w_full, w_empty, y_full, y_empty, segments, slots, scales, chunks;
+    template <class C> __device__ __forceinline__ static DenseShared of(uint32_t base)
     {
         DenseShared s;
         s.x_full = base;  s.x_empty = base + 64;  s.w_full = base + 128;  s.w_empty = base + 192;
+        s.y_full = base + 256;  s.y_empty = base + 320;
         s.slots = base + DENSE_BARRIER_BYTES;
-        s.store = s.slots + DENSE_SLOTS * C::SlotBytes;
-        s.segments = s.store + 2 * C::StoreBytes;
+        s.scales = s.slots + C::WeightSlots * C::SlotBytes;
+        s.chunks = s.scales + 2 * C::ScaleBytes;
+        s.segments = s.chunks + 2 * C::Chunks * C::ChunkBytes;
         return s;
+    }
+    // Of a warpgroup's ring of results.
+    template <class C> __device__ __forceinline__ uint32_t chunk(int group, int index) const
+    {
+        return chunks + (uint32_t)((group * C::Chunks + index) * C::ChunkBytes);
+    }
+    static __device__ __forceinline__ uint32_t ring(int group, int index)
+    {
+        return (uint32_t)((group * DENSE_MOST_CHUNKS + index) * 8);
     }
 };
 
@@ -197,7 +230,7 @@ template <class C> __device__ __forceinline__ void dense_load_w(const DenseProbl
                         barrier_expect(s.w_full + ring.index * 8, (uint32_t)(steps * 2 * C::Rows * 16));
                         bulk_load(s.slots + ring.index * C::SlotBytes, w + (stage.first[q] + done) * (2 * C::Rows),
                                   (uint32_t)(steps * 2 * C::Rows * 16), s.w_full + ring.index * 8);
-                        ring.next(DENSE_SLOTS);
+                        ring.next(C::WeightSlots);
                     }
             }
         }
@@ -236,7 +269,7 @@ __device__ __forceinline__ void dense_multiply(float (&sum)[C::R][C::NB / 2], De
             const int r = i % C::R;
             if (Slots > 1 && r == 0) {
                 b = cursor.take<C>();
-                cursor.slot.next(DENSE_SLOTS);
+                cursor.slot.next(C::WeightSlots);
             }
             wgmma_fence();
 #pragma unroll
@@ -258,7 +291,7 @@ __device__ __forceinline__ void dense_multiply(float (&sum)[C::R][C::NB / 2], De
         for (int c = 0; c < C::NB / 2; c++) sum[done % C::R][c] += fmaf(from[c], 1.f / 4096, from[C::NB / 2 + c]);
         if (Slots > 1 && done % C::R == C::R - 1) {
             cursor.release(index);
-            if (++index == DENSE_SLOTS) index = 0;
+            if (++index == C::WeightSlots) index = 0;
         }
     }
 }
@@ -294,7 +327,7 @@ __device__ __forceinline__ void dense_steps(float (&sum)[C::R][C::NB / 2], Dense
             else if (left == 2) dense_multiply<C, 1, 2>(sum, cursor, b, offset);
             else dense_multiply<C, 1, 1>(sum, cursor, b, offset);
             cursor.release(cursor.slot.index);
-            cursor.slot.next(DENSE_SLOTS);
+            cursor.slot.next(C::WeightSlots);
         }
     } else {
         int last = -1;          // the slot before this one, still being read
@@ -303,17 +336,23 @@ __device__ __forceinline__ void dense_steps(float (&sum)[C::R][C::NB / 2], Dense
             uint64_t b = cursor.take<C>();
             wgmma_fence();
             if (left >= C::U) dense_add<C, C::U>(sum, cursor, b, offset);
-            else
-#pragma unroll 1
-                for (int u = 0; u < left; u++, b = wgmma_advance(b, 2 * C::Rows)) {
-                    wgmma_fence();
-                    dense_add<C, 1>(sum, cursor, b, offset + u);
+            else {
+                int u = 0;
+                if (left >= 4) {
+                    dense_add<C, 4>(sum, cursor, b, offset);
+                    u = 4;
                 }
+#pragma unroll 1
+                for (; u < left; u++) {
+                    wgmma_fence();
+                    dense_add<C, 1>(sum, cursor, wgmma_advance(b, u * 2 * C::Rows), offset + u);
+                }
+            }
             wgmma_commit();
             wgmma_wait<1>();
             if (last >= 0) cursor.release(last);
             last = cursor.slot.index;
-            cursor.slot.next(DENSE_SLOTS);
+            cursor.slot.next(C::WeightSlots);
         }
         wgmma_wait<0>();
 #pragma unroll
@@ -322,12 +361,15 @@ __device__ __forceinline__ void dense_steps(float (&sum)[C::R][C::NB / 2], Dense
     }
 }
 
-// What a warpgroup needs to store its results, in shared memory.
-template <class C> struct DenseStore {
-    float traded[8 * C::Column];        // eight channels of all positions
-    int64_t where[C::Columns];          // in y, bytes, of channel 0; negative: no output
-    float scale[C::NB], bias[C::NB];
-};
+// ---- results: from accumulators to y ----
+//
+// A warpgroup finishes its results and puts them, 64 positions at a time, into a ring of chunks in shared memory; two
+// other warps take them from there to y while it multiplies the next tile.
+
+// Of a warpgroup's channels: the scale, as a factor where it is moderate, and its exponent; 1; the bias.
+template <class C> struct DenseScales { float whole[C::NB], one[C::NB], bias[C::NB];  int exponent[C::NB]; };
+
+template <class T> struct alignas(2 * sizeof(T)) DensePair { T at[2]; };
 
 // The sample of the warpgroup's first position, or -1 where its positions are not all of one sample.
 __device__ __forceinline__ int dense_sample(const DenseProblem &p, int position, int count)
@@ -336,131 +378,347 @@ __device__ __forceinline__ int dense_sample(const DenseProblem &p, int position,
     return divide(divide((uint32_t)(position + count - 1), p.plane, &rest), p.d, &rest) == first ? (int)first : -1;
 }
 
-// Fills the tables; false if the scales need more than one multiplication by a normal number.
-template <class C>
-__device__ __forceinline__ bool dense_locate(const DenseProblem &p, const DensePhase &phase, DenseStore<C> *store,
-                                             int position, int sample, int row, int oc, int left)
-{
-    typedef typename C::T T;
-    bool simple = C::Mode != DENSE_SPLIT || sample >= 0;
-    for (int i = threadIdx.x % 128; i < C::Columns; i += 128) {
-        uint32_t d, h, w, n = divide(divide(divide((uint32_t)(position + i / C::Q), p.w, &w), p.h, &h), p.d, &d);
-        int od = phase.d + (int)d * p.stride[0], oh = phase.h + (int)h * p.stride[1];
-        int ow = phase.w + i % C::Q + (int)w * p.stride[2];
-        bool inside = (int)n < p.batch && od < p.out[0] && oh < p.out[1] && ow < p.out[2];
-        store->where[i] = !inside ? -1 : (n * p.y_stride[0] + od * p.y_stride[2] + oh * p.y_stride[3] +
-                                          ow * p.y_stride[4]) * (int64_t)sizeof(T);
+// What a block of channels is.
+struct DenseChannels {
+    int row, oc, left;          // in the pack; in y; how many there are
+    template <class C> __device__ __forceinline__ static DenseChannels of(const DenseProblem &p, int block)
+    {
+        const int channel = block % p.blocks_group * C::NB;
+        return {block * C::NB, block / p.blocks_group * p.out_group + channel, p.out_group - channel};
     }
-    for (int c = threadIdx.x % 128; c < C::NB; c += 128) {
-        store->bias[c] = p.bias && c < left ? Number<T>::widen(((const T *)p.bias)[oc + c]) : 0.f;
-        if (C::Mode != DENSE_SPLIT || sample < 0) continue;
-        int e = -usable_exponent(p.w_exponent[row + c]);
-        if (sample < p.batch) e -= usable_exponent(p.x_exponent[sample]);
-        if (e < -100 || e > 100) simple = false;
-        else store->scale[c] = power_of_two(e);
-    }
-    return simple;
-}
+};
 
-// Eight channels from shared memory to y. A warp's 32 threads are consecutive outputs of two channels or, where
-// channels lie side by side, four pairs of channels of eight consecutive outputs.
-template <class C>
-__device__ __forceinline__ void dense_store_eight(const DenseStore<C> *store, const int64_t (&where)[C::Columns / 32],
-                                                  char *const (&y)[2], int column, int first, int b, int left)
-{
-    typedef typename C::T T;
-    constexpr int Many = C::Columns / 32;
-    float v[2][Many];
-#pragma unroll
-    for (int half = 0; half < 2; half++)
-#pragma unroll
-        for (int j = 0; j < Many; j++) v[half][j] = store->traded[(first + half) * C::Column + column + j * 32];
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int c = b * 8 + first + half;
-        const float scale = C::Mode == DENSE_SPLIT ? store->scale[c] : 1.f, bias = store->bias[c];
-        const bool real = c < left;
-#pragma unroll
-        for (int j = 0; j < Many; j++)
-            if (real && where[j] >= 0)
-                *(T *)(y[half] + where[j]) = Number<T>::round(C::Mode == DENSE_SPLIT ? fmaf(v[half][j], scale, bias)
-                                                                                     : v[half][j] + bias);
+// What the results will need of memory, loaded before the products: of channel threadIdx.x % 128, and of the sample of
+// all positions, where there is but one (otherwise it is negative).
+template <class C> struct DenseAhead {
+    int w, x, sample;
+    float bias;
+    __device__ __forceinline__ DenseAhead(const DenseProblem &p, int position, const DenseChannels &channels)
+    {
+        typedef typename C::T T;
+        const int t = threadIdx.x % 128;
+        const bool real = t < C::NB && t < channels.left;
+        bias = real && p.bias ? Number<T>::widen(((const T *)p.bias)[channels.oc + t]) : 0.f;
+        w = C::Mode == DENSE_SPLIT && t < C::NB ? p.w_exponent[channels.row + t] : 0;
+        sample = C::Mode == DENSE_SPLIT ? dense_sample(p, position, C::R * 64) : 0;
+        x = C::Mode == DENSE_SPLIT && sample >= 0 && sample < p.batch ? p.x_exponent[sample] : 0;
     }
-}
+};
 
-// The same where positions are of several samples or scales are extreme: one result at a time.
-template <class C>
-__device__ __forceinline__ void dense_store_slowly(const DenseProblem &p, const DenseStore<C> *store, int position,
-                                                   int row, int oc, int b, int left)
-{
-    typedef typename C::T T;
-#pragma unroll 1
-    for (int i = threadIdx.x % 128; i < 8 * C::Columns; i += 128) {
-        int c = i / C::Columns, column = i % C::Columns;
-        int64_t at = store->where[column];
-        if (b * 8 + c >= left || at < 0) continue;
-        uint32_t rest, n = divide(divide((uint32_t)(position + column / C::Q), p.plane, &rest), p.d, &rest);
-        float v = scale_result(store->traded[c * C::Column + column],
-                               -usable_exponent(p.x_exponent[n]) - usable_exponent(p.w_exponent[row + b * 8 + c]));
-        *(T *)((char *)p.y + (oc + b * 8 + c) * p.y_stride[1] * (int64_t)sizeof(T) + at) =
-            Number<T>::round(v + store->bias[b * 8 + c]);
-    }
-}
+// A scale 2^e that needs no care: a product of two of them and a sum of products changes no bits.
+__device__ __forceinline__ bool dense_moderate(int e) { return e >= -30 && e <= 30; }
 
-template <class C>
-__device__ __forceinline__ void dense_store(const DenseProblem &p, const DenseWork &work, DenseStore<C> *store,
-                                            const float (&sum)[C::Q][C::R][C::NB / 2])
-{
-    const int group = threadIdx.x / 128, lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    const int channel = work.block % p.blocks_group * C::NB, left = p.out_group - channel;
-    const int oc = work.block / p.blocks_group * p.out_group + channel, row = work.block * C::NB;
-    const int position = work.position + group * C::R * 64, sample = dense_sample(p, position, C::R * 64);
-    bool simple = dense_locate<C>(p, p.table.phase[work.phase], store, position, sample, row, oc, left);
-    simple = warpgroup_and(1 + group, simple);      // and the tables are there
-    typedef typename C::T T;
-    const bool by_channel = p.y_stride[1] == 1;
-    const int column = by_channel ? warp * 8 + lane / 4 : lane, first = (by_channel ? lane % 4 : warp) * 2;
-    const int64_t channel_bytes = p.y_stride[1] * (int64_t)sizeof(T);
-    char *y[2] = {(char *)p.y + (oc + first) * channel_bytes, (char *)p.y + (oc + first + 1) * channel_bytes};
-    int64_t where[C::Columns / 32];
+// Undoes the scales of x and w: by a factor of the position and one of the channel where both are moderate. Elsewhere
+// sum is multiplied here by two halves of the whole scale, so that nothing leaves f32's range on the way. Where either
+// would do both give the same bits, so that a sample's results do not depend on its neighbours.
+template <class C> struct DenseUnscale {
+    float row[C::R][2];         // what is left to multiply by, of each of this thread's positions
+    const float *channel;       // and of each channel
+    // Fills the tables too, and is a barrier of the warpgroup.
+    __device__ __forceinline__ DenseUnscale(const DenseProblem &p, DenseScales<C> *scales, int position,
+                                            const DenseAhead<C> &ahead, float (&sum)[C::Q][C::R][C::NB / 2])
+    {
+        const int t = threadIdx.x % 128, lane = threadIdx.x % 32;
+        bool moderate = true;
+        int e[C::R][2];
+        if (t < C::NB) {
+            scales->bias[t] = ahead.bias;
+            if (C::Mode == DENSE_SPLIT) {
+                const int ew = -usable_exponent(ahead.w);
+                moderate = dense_moderate(ew);
+                scales->whole[t] = power_of_two(ew);
+                scales->one[t] = 1.f;
+                scales->exponent[t] = ew;
+            }
+        }
+        if constexpr (C::Mode == DENSE_SPLIT) {
+            const int first = position + t / 32 * 16 + lane / 4;
 #pragma unroll
-    for (int j = 0; j < C::Columns / 32; j++) where[j] = store->where[j * 32 + column];
+            for (int i = 0; i < 2 * C::R; i++) {
+                e[i / 2][i % 2] = -usable_exponent(ahead.x);
+                if (ahead.sample < 0) {
+                    uint32_t rest, n = divide((uint32_t)(first + i / 2 * 64 + i % 2 * 8), p.plane, &rest);
+                    n = divide(n, p.d, &rest);
+                    e[i / 2][i % 2] = n < (uint32_t)p.batch ? -usable_exponent(p.x_exponent[n]) : 0;
+                }
+                moderate = moderate && dense_moderate(e[i / 2][i % 2]);
+            }
+        }
+        moderate = warpgroup_and(1 + threadIdx.x / 128, moderate);
+        channel = scales->whole;
+        if constexpr (C::Mode == DENSE_SPLIT) {
+#pragma unroll
+            for (int i = 0; i < 2 * C::R; i++) row[i / 2][i % 2] = power_of_two(e[i / 2][i % 2]);
+            if (moderate) return;
+            channel = scales->one;
+#pragma unroll
+            for (int r = 0; r < C::R; r++)
+#pragma unroll
+                for (int c = 0; c < C::NB / 2; c++) {
+                    const int i = scales->exponent[c / 4 * 8 + lane % 4 * 2 + c % 2] + e[r][c / 2 % 2];
+                    const int whole = max(-250, min(250, i)), half = whole / 2;
+#pragma unroll
+                    for (int q = 0; q < C::Q; q++)
+                        sum[q][r][c] = sum[q][r][c] * power_of_two(half) * power_of_two(whole - half);
+                }
+#pragma unroll
+            for (int i = 0; i < 2 * C::R; i++) row[i / 2][i % 2] = 1.f;
+        }
+    }
+};
+
+// The one place where accumulators become results: 64 positions of the warpgroup, as values of y's type in `chunk`.
+// Element 4*b + i of sum belongs to channel 8*b + lane%4*2 + i%2 and position warp*16 + lane/4 + i/2*8.
+template <class C>
+__device__ __forceinline__ void dense_finish(const float (&sum)[C::Q][C::R][C::NB / 2], int r,
+                                             const DenseUnscale<C> &scale, const DenseScales<C> *scales,
+                                             typename C::T *chunk, bool by_channel)
+{
+    typedef typename C::T T;
+    typedef DensePair<T> Pair;
+    const int lane = threadIdx.x % 32, position = threadIdx.x / 32 % 4 * 16 + lane / 4;
 #pragma unroll
     for (int b = 0; b < C::NB / 8; b++) {
+        const int channel = b * 8 + lane % 4 * 2;
+        const float2 factor = *(const float2 *)(scale.channel + channel);
+        const float2 bias = *(const float2 *)(scales->bias + channel);
+        T v[C::Q][4];
 #pragma unroll
-        for (int r = 0; r < C::R; r++)
+        for (int q = 0; q < C::Q; q++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                float *to = store->traded + (lane % 4 * 2 + i % 2) * C::Column +
-                            (r * 64 + warp * 16 + lane / 4 + i / 2 * 8) * C::Q;
-                if constexpr (C::Q == 2) *(float2 *)to = make_float2(sum[0][r][b * 4 + i], sum[1][r][b * 4 + i]);
-                else *to = sum[0][r][b * 4 + i];
+                float s = sum[q][r][b * 4 + i], add = i % 2 ? bias.y : bias.x;
+                v[q][i] = Number<T>::round(C::Mode != DENSE_SPLIT ? s + add : fmaf(s * scale.row[r][i / 2],
+                                                                                   i % 2 ? factor.y : factor.x, add));
             }
-        warpgroup_sync(1 + group);
-        if (simple) dense_store_eight<C>(store, where, y, column, first, b, left);
-        else if (C::Mode == DENSE_SPLIT) dense_store_slowly<C>(p, store, position, row, oc, b, left);
-        y[0] += 8 * channel_bytes;
-        y[1] += 8 * channel_bytes;
-        warpgroup_sync(1 + group);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (by_channel) {
+                if (i % 2) continue;
+#pragma unroll
+                for (int q = 0; q < C::Q; q++)
+                    *(Pair *)(chunk + ((position + i / 2 * 8) * C::Q + q) * C::CellPitch + channel) =
+                        Pair{{v[q][i], v[q][i + 1]}};
+            } else {
+                T *to = chunk + (channel + i % 2) * C::RowPitch + (position + i / 2 * 8) * C::Q;
+                if constexpr (C::Q == 2) *(Pair *)to = Pair{{v[0][i], v[1][i]}};
+                else *to = v[0][i];
+            }
+        }
+    }
+}
+
+template <class C>
+__device__ __forceinline__ void dense_put(const DenseProblem &p, const DenseShared &s, unsigned char *shared,
+                                          const DenseAhead<C> &ahead, int position, Ring &ring,
+                                          float (&sum)[C::Q][C::R][C::NB / 2])
+{
+    const int group = threadIdx.x / 128;
+    const uint32_t origin = (uint32_t)__cvta_generic_to_shared(shared);
+    DenseScales<C> *scales = (DenseScales<C> *)(shared + (s.scales - origin)) + group;
+    const DenseUnscale<C> scale(p, scales, position, ahead, sum);
+#pragma unroll
+    for (int r = 0; r < C::R; r++) {
+        const uint32_t at = DenseShared::ring(group, ring.index);
+        barrier_wait(s.y_empty + at, ring.parity ^ 1);
+        dense_finish<C>(sum, r, scale, scales, (typename C::T *)(shared + (s.chunk<C>(group, ring.index) - origin)),
+                        p.y_stride[1] == 1);
+        barrier_arrive(s.y_full + at);
+        ring.next(C::Chunks);
+    }
+    warpgroup_sync(1 + group);      // the scales are free
+}
+
+// Where in y, in bytes from channel 0, a position's output lies; negative: nowhere. *pair: its neighbour, one further
+// on w, is an output too.
+__device__ __forceinline__ int64_t dense_where(const DenseProblem &p, const DensePhase &phase, int position, int size,
+                                               bool *pair)
+{
+    uint32_t d, h, w, n = divide(divide(divide((uint32_t)position, p.w, &w), p.h, &h), p.d, &d);
+    int od = phase.d + (int)d * p.stride[0], oh = phase.h + (int)h * p.stride[1], ow = phase.w + (int)w * p.stride[2];
+    bool inside = (int)n < p.batch && od < p.out[0] && oh < p.out[1] && ow < p.out[2];
+    *pair = inside && ow + 1 < p.out[2];
+    return !inside ? -1 : (n * p.y_stride[0] + od * p.y_stride[2] + oh * p.y_stride[3] + ow * p.y_stride[4]) * size;
+}
+
+// A store under a predicate, not a branch: what takes results to y must not wait for branches to meet again.
+__device__ __forceinline__ void dense_store_if(bool real, char *to, float v)
+{
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %0, 0; @p st.global.f32 [%1], %2;}" ::
+                 "r"((int)real), "l"(to), "f"(v) : "memory");
+}
+__device__ __forceinline__ void dense_store_if(bool real, char *to, uint16_t v)
+{
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %0, 0; @p st.global.u16 [%1], %2;}" ::
+                 "r"((int)real), "l"(to), "h"(v) : "memory");
+}
+__device__ __forceinline__ void dense_store_if(bool real, char *to, uint32_t v)
+{
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %0, 0; @p st.global.u32 [%1], %2;}" ::
+                 "r"((int)real), "l"(to), "r"(v) : "memory");
+}
+__device__ __forceinline__ void dense_store_if(bool real, char *to, uint2 v)
+{
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %0, 0; @p st.global.v2.u32 [%1], {%2, %3};}" ::
+                 "r"((int)real), "l"(to), "r"(v.x), "r"(v.y) : "memory");
+}
+__device__ __forceinline__ void dense_store_if(bool real, char *to, uint4 v)
+{
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %0, 0; @p st.global.v4.u32 [%1], {%2, %3, %4, %5};}" ::
+                 "r"((int)real), "l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
+// Two values of y's type, and one, as bits.
+template <int Size> struct DenseBits;
+template <> struct DenseBits<4> {
+    typedef uint2 Pair;
+    typedef uint32_t One;
+    static __device__ __forceinline__ One low(Pair v) { return v.x; }
+    static __device__ __forceinline__ One high(Pair v) { return v.y; }
+};
+template <> struct DenseBits<2> {
+    typedef uint32_t Pair;
+    typedef uint16_t One;
+    static __device__ __forceinline__ One low(Pair v) { return (One)v; }
+    static __device__ __forceinline__ One high(Pair v) { return (One)(v >> 16); }
+};
+
+// A chunk to y where positions are neighbours: a lane takes pairs of columns, and every second channel from `first` on.
+template <class C>
+__device__ __forceinline__ void dense_store_rows(const DenseProblem &p, const DensePhase &phase, int position,
+                                                 const DenseChannels &channels, const typename C::T *chunk, int first,
+                                                 uint32_t full, uint32_t parity)
+{
+    constexpr int Batch = 4, Size = (int)sizeof(typename C::T);
+    typedef DenseBits<Size> Bits;
+    const int lane = threadIdx.x % 32, count = min(C::NB, channels.left);
+    const int64_t channel_bytes = p.y_stride[1] * Size;
+    char *y = (char *)p.y + (channels.oc + first) * channel_bytes, *at[C::Q][2];
+    bool real[C::Q][2], whole = channel_bytes % (2 * Size) == 0;
+#pragma unroll
+    for (int k = 0; k < C::Q; k++) {
+        bool pair;
+        int64_t where = dense_where(p, phase, position + (C::Q == 2 ? k * 32 + lane : 2 * lane), Size, &pair);
+        int64_t next = C::Q == 2 ? where + p.y_stride[4] * Size
+                                 : dense_where(p, phase, position + 2 * lane + 1, Size, &real[k][1]);
+        real[k][0] = where >= 0;
+        real[k][1] = C::Q == 2 ? pair : next >= 0;
+        at[k][0] = y + where;
+        at[k][1] = y + next;
+        whole = whole && real[k][0] == real[k][1] &&
+                (!real[k][0] || (next == where + Size && (uintptr_t)at[k][0] % (2 * Size) == 0));
+    }
+    whole = __all_sync(0xffffffffu, whole);
+    barrier_wait(full, parity);
+    chunk += 2 * lane;
+#pragma unroll 1
+    for (int c = first; c < count; c += 2 * Batch) {
+        typename Bits::Pair v[Batch][C::Q];
+#pragma unroll
+        for (int i = 0; i < Batch; i++)
+#pragma unroll
+            for (int k = 0; k < C::Q; k++)
+                v[i][k] = *(const typename Bits::Pair *)(chunk + (c + 2 * i) * C::RowPitch + k * 64);
+        if (whole) {
+#pragma unroll
+            for (int i = 0; i < Batch; i++)
+#pragma unroll
+                for (int k = 0; k < C::Q; k++) {
+                    dense_store_if(real[k][0] && c + 2 * i < count, at[k][0], v[i][k]);
+                    at[k][0] += 2 * channel_bytes;
+                }
+        } else {
+#pragma unroll
+            for (int i = 0; i < Batch; i++)
+#pragma unroll
+                for (int k = 0; k < C::Q; k++) {
+                    dense_store_if(real[k][0] && c + 2 * i < count, at[k][0], Bits::low(v[i][k]));
+                    dense_store_if(real[k][1] && c + 2 * i < count, at[k][1], Bits::high(v[i][k]));
+                    at[k][0] += 2 * channel_bytes;
+                    at[k][1] += 2 * channel_bytes;
+                }
+        }
+    }
+}
+
+// A chunk to y where channels lie side by side: lanes take neighbouring units of V, of columns of half the chunk.
+template <class C, class V>
+__device__ __forceinline__ void dense_store_cells(const DenseProblem &p, const DenseChannels &channels,
+                                                  const typename C::T *chunk, int half, int64_t at, uint32_t pairs)
+{
+    constexpr int Size = (int)sizeof(typename C::T), Units = C::NB * Size / (int)sizeof(V);
+    constexpr int Batch = C::Q * Units % 4 == 0 ? 4 : C::Q * Units % 3 == 0 ? 3 : 2;
+    const int lane = threadIdx.x % 32, count = min(C::NB, channels.left) * Size / (int)sizeof(V);
+    char *y = (char *)p.y + channels.oc * (int64_t)Size;
+    static_assert(C::Q * Units % Batch == 0, "");
+#pragma unroll 1
+    for (int first = lane; first < 32 * C::Q * Units; first += 32 * Batch) {
+        V v[Batch];
+        char *to[Batch];
+        bool real[Batch];
+#pragma unroll
+        for (int i = 0; i < Batch; i++) {
+            const int column = (first + i * 32) / Units, unit = (first + i * 32) % Units;
+            const int64_t where = __shfl_sync(0xffffffffu, at, column / C::Q);
+            const bool second = C::Q == 2 && column % 2 != 0;
+            real[i] = where >= 0 && unit < count && (!second || (pairs >> column / 2 & 1));
+            to[i] = y + where + (second ? p.y_stride[4] * (int64_t)Size : 0) + unit * (int)sizeof(V);
+            v[i] = ((const V *)(chunk + (half * 32 * C::Q + column) * C::CellPitch))[unit];
+        }
+#pragma unroll
+        for (int i = 0; i < Batch; i++) dense_store_if(real[i], to[i], v[i]);
+    }
+}
+
+template <class C>
+__device__ __forceinline__ void dense_store(const DenseProblem &p, const DenseShared &s, const unsigned char *shared)
+{
+    typedef typename C::T T;
+    const int warp = threadIdx.x / 32 % 4, group = warp / 2, half = warp % 2, lane = threadIdx.x % 32;
+    const uint32_t origin = (uint32_t)__cvta_generic_to_shared(shared);
+    Ring ring;
+    for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
+        DenseWork work(p, tile, C::Positions);
+        const DensePhase &phase = p.table.phase[work.phase];
+        const DenseChannels channels = DenseChannels::of<C>(p, work.block);
+#pragma unroll 1
+        for (int r = 0; r < C::R; r++) {
+            const int position = work.position + (group * C::R + r) * 64;
+            const uint32_t barrier = DenseShared::ring(group, ring.index);
+            const T *chunk = (const T *)(shared + (s.chunk<C>(group, ring.index) - origin));
+            if (p.y_stride[1] == 1) {
+                bool pair;
+                int64_t at = dense_where(p, phase, position + half * 32 + lane, (int)sizeof(T), &pair);
+                uint32_t pairs = __ballot_sync(0xffffffffu, pair);
+                barrier_wait(s.y_full + barrier, ring.parity);
+                if (p.y_vectors) dense_store_cells<C, uint4>(p, channels, chunk, half, at, pairs);
+                else dense_store_cells<C, typename DenseBits<sizeof(T)>::One>(p, channels, chunk, half, at, pairs);
+            } else {
+                dense_store_rows<C>(p, phase, position, channels, chunk, half, s.y_full + barrier, ring.parity);
+            }
+            barrier_arrive(s.y_empty + barrier);
+            ring.next(C::Chunks);
+        }
     }
 }
 
 template <class C>
 __device__ __forceinline__ void dense_consume(const DenseProblem &p, const DenseShared &s, unsigned char *shared)
 {
-    static_assert(sizeof(DenseStore<C>) == C::StoreBytes, "");
+    static_assert(sizeof(DenseScales<C>) == C::ScaleBytes, "");
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
     const uint64_t a0 = wgmma_descriptor(s.segments + group * C::R * 64 * 16, p.segment);
-    DenseStore<C> *store = (DenseStore<C> *)(shared + (s.store - (uint32_t)__cvta_generic_to_shared(shared))) + group;
     DenseCursor cursor;
     cursor.b0 = wgmma_descriptor(s.slots, C::Rows);
     cursor.low = 2 * p.segment;
     cursor.full = s.w_full;
     cursor.empty = s.w_empty;
-    Ring segment;
+    Ring segment, chunk;
     for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
         DenseWork work(p, tile, C::Positions);
         const DensePhase &phase = p.table.phase[work.phase];
+        const int position = work.position + group * C::R * 64;
+        const DenseAhead<C> ahead(p, position, DenseChannels::of<C>(p, work.block));
         float sum[C::Q][C::R][C::NB / 2] = {};
         for (int block = 0; block < p.plane_blocks; block++)
             for (int i = phase.begin; i < phase.end; i++) {
@@ -474,7 +732,7 @@ __device__ __forceinline__ void dense_consume(const DenseProblem &p, const Dense
                 if (threadIdx.x % 32 == 0) barrier_arrive(s.x_empty + segment.index * 8);
                 segment.next(p.x_stages);
             }
-        dense_store<C>(p, work, store, sum);
+        dense_put<C>(p, s, shared, ahead, position, chunk, sum);
     }
 }
 #endif
@@ -484,64 +742,83 @@ __global__ void __launch_bounds__(DENSE_THREADS, 1) dense_kernel(const __grid_co
 {
 #if CONVT3D__SM90A
     extern __shared__ __align__(128) unsigned char dense_shared[];
-    const DenseShared s = DenseShared::of<C>(p, (uint32_t)__cvta_generic_to_shared(dense_shared));
+    const DenseShared s = DenseShared::of<C>((uint32_t)__cvta_generic_to_shared(dense_shared));
+    let_next_start();
     if (threadIdx.x == 0) {
         for (int i = 0; i < p.x_stages; i++) {
             barrier_init(s.x_full + i * 8, 1);
             barrier_init(s.x_empty + i * 8, 8);
         }
-        for (int i = 0; i < DENSE_SLOTS; i++) {
+        for (int i = 0; i < C::WeightSlots; i++) {
             barrier_init(s.w_full + i * 8, 1);
             barrier_init(s.w_empty + i * 8, 8);
+        }
+        for (int i = 0; i < 2 * DENSE_MOST_CHUNKS; i++) {
+            barrier_init(s.y_full + i * 8, 128);        // every thread arrives, so that racecheck can follow
+            barrier_init(s.y_empty + i * 8, 64);
         }
         barrier_init_done();
     }
     __syncthreads();
+    wait_for_previous();
     int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
-    if (warp >= 8) {
-        give_registers<40>();
+    if (warp < 8) {
+        take_registers<C::MultiplyRegisters>();
+        dense_consume<C>(p, s, dense_shared);
+    } else if (warp < 12) {
+        give_registers<C::LoadRegisters>();
         if (warp == 8) dense_load_x<C>(p, s);
         if (warp == 9) dense_load_w<C>(p, s);
     } else {
-        take_registers<232>();
-        dense_consume<C>(p, s, dense_shared);
+        give_registers<C::StoreRegisters>();
+        dense_store<C>(p, s, dense_shared);
     }
 #endif
 }
 
 // ---- before: scales, then operands ----
 
-// Packed weights: exponents, the operand's rows in the order of the walk, and w as it came for dense_repair_kernel.
+// Packed weights: flags, the operand's rows in the order of the walk and, where they are to be kept, w as it came for
+// dense_repair_kernel. Flags of a split: the exponent of each row; otherwise, for each cell of K, whether eight rows
+// hold what the matrix unit must not see.
 struct DensePackProblem {
     const void *w;
-    int *exponent;
+    int *flags;
     uint4 *rows;
-    void *copy;
+    void *copy;                             // or null
     int in_group, out_group, blocks_group, taps, taps_used, cells_group, chunks;    // chunks: of a K block
     int octets, scan_blocks, pack_blocks;   // eighths of rows; blocks of the two launches, none where w came packed
+    int vectors;                            // the taps of a pair of channels are whole, aligned 16-byte units
     uint16_t tap[DENSE_MOST_STEPS];
 };
 
-// The exponent of one row, and the copy.
-template <int Mode, int NB> __device__ __forceinline__ void dense_scan_row(const DensePackProblem &p, int row)
+// The exponent of one row.
+template <int NB> __device__ __forceinline__ void dense_scan_row(const DensePackProblem &p, int row)
 {
-    typedef typename DenseMode<Mode>::T T;
     const int block = row / NB, g = block / p.blocks_group, oc = block % p.blocks_group * NB + row % NB;
-    const int64_t first = ((int64_t)g * p.in_group * p.out_group + oc) * p.taps, step = (int64_t)p.out_group * p.taps;
+    const int unit = p.vectors ? 4 : 1, units = p.taps / unit;
+    const int64_t step = (int64_t)p.out_group * p.taps;
+    const float *w = (const float *)p.w + ((int64_t)g * p.in_group * p.out_group + oc) * p.taps;
     uint32_t most = 0;
-    bool exact = true;
     if (oc < p.out_group)
-#pragma unroll 4
-        for (int i = threadIdx.x; i < p.in_group * p.taps; i += SPLIT_THREADS) {
-            int ic = i / p.taps;
-            T v = ((const T *)p.w)[first + ic * step + (i - ic * p.taps)];
-            ((T *)p.copy)[first + ic * step + (i - ic * p.taps)] = v;
-            most = max(most, magnitude_bits(Number<T>::widen(v)));
-            if (Mode == DENSE_TF32) exact = exact && !is_subnormal(Number<T>::widen(v));
+#pragma unroll 8
+        for (int i = threadIdx.x; i < p.in_group * units; i += SPLIT_THREADS) {
+            int ic = i / units;
+            const float *at = w + ic * step + (i - ic * units) * unit;
+            float4 v = p.vectors ? __ldg((const float4 *)at) : make_float4(__ldg(at), 0, 0, 0);
+            most = max(max(most, max(magnitude_bits(v.x), magnitude_bits(v.y))),
+                       max(magnitude_bits(v.z), magnitude_bits(v.w)));
         }
-    exact = __syncthreads_and(exact);
     most = block_largest(most);
-    if (threadIdx.x == 0) p.exponent[row] = exact ? scale_exponent(most) : NOT_FINITE;
+    if (threadIdx.x == 0) p.flags[row] = scale_exponent(most);
+}
+
+// What must not reach the matrix unit: NaN and infinity; for tf32 also what it rounds too coarsely.
+template <int Mode, class Element> __device__ __forceinline__ bool dense_unfit(Element v)
+{
+    if constexpr (Mode == DENSE_F16) return (v & 0x7c00) == 0x7c00;
+    else if constexpr (Mode == DENSE_BF16) return (v & 0x7f80) == 0x7f80;
+    else return magnitude_bits(v) >= 0x7f800000u || is_subnormal(v);
 }
 
 // Eight rows of one cell.
@@ -556,16 +833,20 @@ template <int Mode, int NB> __device__ __forceinline__ void dense_pack_octet(con
     const int k = cell / 2 / p.chunks, chunk = cell / 2 % p.chunks;
     uint4 *rows = p.rows + ((int64_t)block * (p.cells_group / 2 / p.chunks) + k) * p.taps_used * p.chunks * 2 *
                            (Cell::Parts * NB) + row % NB;
-    const int exponent = p.exponent[row];
+    const int exponent = Mode == DENSE_SPLIT ? p.flags[row] : 0;
+    bool unfit = false;
     for (int s = threadIdx.x / 8; s < p.taps_used; s += SPLIT_THREADS / 8) {
         alignas(16) Element v[Cell::Channels] = {};
-        if (oc < p.out_group && channel < p.in_group) load_cell(w + p.tap[s], step, p.in_group - channel, false, v);
+        const int channels = oc < p.out_group ? p.in_group - channel : 0;
+        if (channels > 0) load_cell(w + p.tap[s], step, channels, false, v);
         uint4 *out = rows + ((s * p.chunks + chunk) * 2 + cell % 2) * (Cell::Parts * NB);
         alignas(16) uint32_t high[4], low[4];
         if constexpr (Mode == DENSE_SPLIT) {
             split_cell(v, usable_exponent(exponent), nullptr, high, low);
             *out = *(const uint4 *)low;
         } else {
+#pragma unroll
+            for (int j = 0; j < Cell::Channels; j++) unfit = unfit || dense_unfit<Mode>(v[j]);
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 if constexpr (Mode == DENSE_TF32) high[j] = round_to_tf32(v[j]);
@@ -574,13 +855,26 @@ template <int Mode, int NB> __device__ __forceinline__ void dense_pack_octet(con
         }
         out[Cell::Parts * NB - NB] = *(const uint4 *)high;
     }
+    if constexpr (Mode != DENSE_SPLIT) {
+        unfit = __syncthreads_or(unfit);
+        if (threadIdx.x == 0) p.flags[item] = unfit;
+    }
+    if (!p.copy) return;
+    for (int i = threadIdx.x; i < 8 * Cell::Channels * p.taps; i += SPLIT_THREADS) {
+        int k = i % p.taps, c = i / p.taps / 8, o = oc - (int)threadIdx.x % 8 + i / p.taps % 8;
+        if (channel + c >= p.in_group || o >= p.out_group) continue;
+        int64_t at = ((int64_t)(g * p.in_group + channel + c) * p.out_group + o) * p.taps + k;
+        ((Element *)p.copy)[at] = ((const Element *)p.w)[at];
+    }
 }
 
-template <int Mode, int NB>
+// The kernels before the main one. Only a split needs the exponents of weights first; tf32 has flags to clear.
+template <int NB>
 __global__ void __launch_bounds__(SPLIT_THREADS)
 dense_scan_kernel(const __grid_constant__ DensePackProblem w, const __grid_constant__ GuessProblem x)
 {
-    if ((int)blockIdx.x < w.scan_blocks) dense_scan_row<Mode, NB>(w, blockIdx.x);
+    let_next_start();
+    if ((int)blockIdx.x < w.scan_blocks) dense_scan_row<NB>(w, blockIdx.x);
     else guess_block(x, blockIdx.x - w.scan_blocks);
 }
 
@@ -588,6 +882,8 @@ template <int Mode, int NB>
 __global__ void __launch_bounds__(SPLIT_THREADS)
 dense_split_kernel(const __grid_constant__ DensePackProblem w, const __grid_constant__ PlanesProblem x)
 {
+    let_next_start();
+    wait_for_previous();
     if ((int)blockIdx.x < w.pack_blocks) dense_pack_octet<Mode, NB>(w, blockIdx.x);
     else if (x.pairs) planes_pairs_block<DenseMode<Mode>::Kind>(x, blockIdx.x - w.pack_blocks);
     else planes_block<DenseMode<Mode>::Kind>(x, x.width, blockIdx.x - w.pack_blocks, false);
@@ -596,6 +892,8 @@ dense_split_kernel(const __grid_constant__ DensePackProblem w, const __grid_cons
 // Samples whose guess was too small.
 static __global__ void __launch_bounds__(SPLIT_THREADS) dense_again_kernel(const __grid_constant__ PlanesProblem p)
 {
+    let_next_start();
+    wait_for_previous();
     if (!planes_beyond(p)) return;
     const int positions = p.by_channel ? SPLIT_THREADS / 4 : SPLIT_THREADS;
     const int width = (p.pitch + positions - 1) / positions;
@@ -608,10 +906,12 @@ static __global__ void __launch_bounds__(SPLIT_THREADS) dense_again_kernel(const
 struct DenseRepairProblem {
     const void *x, *w, *bias;
     void *y;
-    const int *x_exponent, *w_exponent;
+    const int *x_exponent, *w_flags;
     const uint32_t *subnormal;              // of each sample; this and x_exponent: null where x needs no repair
+    int flags, flag;                        // how many of w there are, and what says so; of a channel:
+    int flag_rows, flag_step;               // rows that share one; from one of a channel to its next, or 0
     Axis<int32_t> axis[3];
-    int batch, channels, in_group, out_group, blocks_group, rows, row_block;
+    int batch, channels, in_group, out_group, blocks_group, row_block;
     int64_t x_stride[5], y_stride[5];
 };
 
@@ -643,16 +943,24 @@ __global__ void __launch_bounds__(256) dense_repair_kernel(const __grid_constant
     auto bad = [&](int n) {
         return (p.x_exponent && p.x_exponent[n] == NOT_FINITE) || (p.subnormal && p.subnormal[n] != 0);
     };
+    auto bad_row = [&](int row) {
+        int i = row / p.flag_rows;
+        bool any = p.w_flags[i] == p.flag;
+        if (p.flag_step > 0) for (i += p.flag_step; i < p.flags && !any; i += p.flag_step) any = p.w_flags[i] == p.flag;
+        return any;
+    };
     int any = 0;
+    wait_for_previous();
     for (int n = threadIdx.x; n < p.batch; n += 256) any |= bad(n);
-    for (int i = threadIdx.x; i < p.rows; i += 256) any |= p.w_exponent[i] == NOT_FINITE;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < p.flags; i += 256) any |= p.w_flags[i] == p.flag;
     if (!__syncthreads_or(any)) return;
     const Epilogue<T> epilogue = {(const T *)p.bias};
     const int outputs = p.axis[0].out * p.axis[1].out * p.axis[2].out;
     for (int i = 0; i < p.batch * p.channels; i++) {
         int n = i / p.channels, oc = i % p.channels, g = oc / p.out_group, c = oc % p.out_group;
         int row = (g * p.blocks_group + c / p.row_block) * p.row_block + c % p.row_block;
-        if (p.w_exponent[row] != NOT_FINITE && !bad(n)) continue;
+        if (!bad(n) && !bad_row(row)) continue;
         for (int o = blockIdx.x * 256 + threadIdx.x; o < outputs; o += gridDim.x * 256) {
             int ow = o % p.axis[2].out, oh = o / p.axis[2].out % p.axis[1].out, od = o / p.axis[2].out / p.axis[1].out;
             Taps<int32_t> t[3] = {taps_of(p.axis[0], od), taps_of(p.axis[1], oh), taps_of(p.axis[2], ow)};
@@ -689,7 +997,7 @@ static constexpr int dense_r(int mode, int nb, int q)
 }
 static constexpr int dense_u(int mode, int nb, int q)
 {
-    return mode == DENSE_SPLIT ? (q == 1 ? 3 : 4) : nb == 128 ? 4 : q == 1 ? 9 : 8;
+    return mode == DENSE_SPLIT ? (q == 1 || nb == 48 ? 3 : 4) : nb == 128 ? 4 : q == 1 ? 9 : 8;
 }
 
 // Cycles of one step on 64 positions: the matrix unit's, or those of reading both operands, copies going on beside.
@@ -841,7 +1149,7 @@ static const char *dense_stages(const convt3d__plan *plan, DenseShape *s, int fi
     const int parts = split ? 2 : 1, all = s->cells_group / 2, room = DENSE_SHARED - fixed;
     const char *why = "taps too far apart";
     for (int chunks = split && s->q == 1 ? 1 : 4; chunks > 0; chunks--) {
-        if (all % chunks != 0) continue;
+        if (all % chunks != 0 || (split && s->nb == 48 && chunks == 4)) continue;    // 3 steps a slot
         s->chunks = chunks;
         s->cells = chunks * 2 * parts;
         int64_t most = room / (split && chunks > 1 ? 2 : 3) / (s->cells * 16);
@@ -902,7 +1210,10 @@ static const char *dense_shape(const convt3d__plan *plan, DenseShape *s)
     if (s->pitch[0] > most || s->plane > most || s->pitch[0] * s->plane > most) return "too many positions";
     s->sample = s->pitch[0] * s->plane;
     if (d.batch > 65535 || s->sample > most / d.batch) return "too many positions";
-    s->position_tiles = (int)convt3d__ceil_div(d.batch * s->sample, s->tile);
+    int64_t last[3];                            // output of a phase; behind it nothing is computed
+    for (int a = 0; a < 3; a++) last[a] = convt3d__ceil_div(plan->axis[a].out, plan->axis[a].stride) - 1;
+    s->position_tiles = (int)convt3d__ceil_div((d.batch - 1) * s->sample + last[0] * s->plane +
+                                               last[1] * s->pitch[2] + last[2] + 1, s->tile);
     const int cell = s->mode == DENSE_TF32 ? 4 : 8;
     s->cells_group = (int)convt3d__ceil_div(plan->in_group, 2 * cell) * 2;
     s->blocks_group = (int)convt3d__ceil_div(plan->out_group, s->nb);
@@ -930,27 +1241,6 @@ static int64_t dense_plane_pitch(const DenseShape &s)
 
 static int64_t dense_round(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
-// The pack: exponents of rows, rows, w. The workspace: planes; of samples the exponents, the largest magnitudes and the
-// guesses; a pack.
-struct DenseLayout { int64_t rows, copy, packed, x_exponent, beyond, guess, pack, workspace; int guess_blocks; };
-
-static DenseLayout dense_layout(const convt3d__plan *plan, const DenseShape &s)
-{
-    DenseLayout l;
-    const convt3d_desc &d = plan->desc;
-    l.rows = dense_round((int64_t)s.blocks * s.nb * 4);
-    l.copy = dense_round(l.rows + s.packed_rows * 16);
-    l.packed = dense_round(l.copy + plan->w_count * convt3d__element_size(d.dtype));
-    l.guess_blocks = s.mode != DENSE_SPLIT ? 1 : (int)convt3d__max(1, convt3d__min(GUESS_MOST_BLOCKS,
-                                                                                   plan->x_count / d.batch / 4096));
-    l.x_exponent = dense_round(dense_plane_pitch(s) * d.groups * s.cells_group * (s.mode == DENSE_SPLIT ? 32 : 16));
-    l.beyond = dense_round(l.x_exponent + d.batch * 4);
-    l.guess = dense_round(l.beyond + d.batch * 4);
-    l.pack = dense_round(l.guess + d.batch * l.guess_blocks * 4);
-    l.workspace = l.pack + l.packed;
-    return l;
-}
-
 // Is a sample of x one run of elements?
 static bool dense_contiguous(const convt3d__plan *plan)
 {
@@ -969,6 +1259,33 @@ static bool dense_contiguous(const convt3d__plan *plan)
     return false;
 }
 
+// The pack: flags, rows, w. The workspace: planes; of samples the exponents, the largest magnitudes and the
+// guesses; a pack.
+struct DenseLayout {
+    int64_t flags, rows, copy, packed, x_exponent, beyond, guess, pack, workspace;
+    int guess_blocks, exact;
+};
+
+static DenseLayout dense_layout(const convt3d__plan *plan, const DenseShape &s)
+{
+    DenseLayout l;
+    const convt3d_desc &d = plan->desc;
+    l.flags = (int64_t)s.blocks * s.nb * (s.mode == DENSE_SPLIT ? 8 : s.cells_group) / 8;
+    l.rows = dense_round(l.flags * 4);
+    l.copy = dense_round(l.rows + s.packed_rows * 16);
+    l.packed = dense_round(l.copy + plan->w_count * convt3d__element_size(d.dtype));
+    // By the sample alone: its bits must not depend on how many there are.
+    const int64_t sample = plan->x_count / d.batch;
+    l.exact = s.mode == DENSE_SPLIT && (sample < DENSE_EXACT || !dense_contiguous(plan));
+    l.guess_blocks = s.mode != DENSE_SPLIT ? 1 : (int)convt3d__max(1, convt3d__min(GUESS_MOST_BLOCKS, sample / 4096));
+    l.x_exponent = dense_round(dense_plane_pitch(s) * d.groups * s.cells_group * (s.mode == DENSE_SPLIT ? 32 : 16));
+    l.beyond = dense_round(l.x_exponent + d.batch * 4);
+    l.guess = dense_round(l.beyond + d.batch * 4);
+    l.pack = dense_round(l.guess + d.batch * l.guess_blocks * 4);
+    l.workspace = l.pack + l.packed;
+    return l;
+}
+
 static GuessProblem dense_guess(const convt3d__plan *plan, const convt3d_io *io, const DenseLayout &l)
 {
     const convt3d_desc &d = plan->desc;
@@ -981,7 +1298,7 @@ static GuessProblem dense_guess(const convt3d__plan *plan, const convt3d_io *io,
     if (dense_mode(d) == DENSE_TF32) return p;      // nothing to guess: beyond is to be zeroed
     p.count = plan->x_count / d.batch;
     if (dense_contiguous(plan)) {
-        p.skip = p.count < 65536 ? 1 : GUESS_STRIDE;
+        p.skip = l.exact ? 1 : GUESS_STRIDE;
         p.runs = convt3d__ceil_div(p.count, GUESS_RUN * p.skip);
         return p;
     }
@@ -1019,7 +1336,7 @@ PlanesProblem dense_planes(const convt3d__plan *plan, const convt3d_io *io, cons
     p.guess = (const uint32_t *)(workspace + l.guess);
     p.beyond = (uint32_t *)(workspace + l.beyond);
     p.exponent = (int *)(workspace + l.x_exponent);
-    p.blocks = l.guess_blocks;  p.batch = (int)d.batch;
+    p.blocks = l.guess_blocks;  p.exact = l.exact;  p.batch = (int)d.batch;
     for (int a = 0; a < 3; a++) p.in[a] = (int)d.in_size[a];
     p.in_group = (int)plan->in_group;
     p.cells_group = s.cells_group;  p.cells = (int)d.groups * s.cells_group;
@@ -1034,44 +1351,78 @@ PlanesProblem dense_planes(const convt3d__plan *plan, const convt3d_io *io, cons
     return p;
 }
 
-// w null: it came packed, and nothing of it is to be done.
+// w null: it came packed, and nothing of it is to be done. keep: the pack outlives w.
 static DensePackProblem dense_packing(const convt3d__plan *plan, const DenseShape &s, const DenseLayout &l,
-                                      const void *w, void *packed)
+                                      const void *w, void *packed, bool keep)
 {
     DensePackProblem p = {};
     if (!w) return p;
     p.w = w;
-    p.exponent = (int *)packed;
+    p.flags = (int *)packed;
     p.rows = (uint4 *)((char *)packed + l.rows);
-    p.copy = (char *)packed + l.copy;
+    p.copy = keep ? (char *)packed + l.copy : nullptr;
     p.in_group = (int)plan->in_group;  p.out_group = (int)plan->out_group;
     p.blocks_group = s.blocks_group;  p.taps = (int)plan->taps;  p.taps_used = s.taps_used;
     p.cells_group = s.cells_group;  p.chunks = s.chunks;
-    p.scan_blocks = s.blocks * s.nb;
+    p.vectors = plan->taps % 4 == 0 && (uintptr_t)w % 16 == 0;
+    p.scan_blocks = s.mode == DENSE_SPLIT ? s.blocks * s.nb : 0;
     p.octets = s.blocks * s.nb / 8;
     p.pack_blocks = p.octets * s.cells_group;
     memcpy(p.tap, s.tap, sizeof p.tap);
     return p;
 }
 
-// The two launches before the main one: scales of w and x, then both as operands; either may have nothing to do.
+// A row of launches: each may start, but for what it waits for, while the one before it ends.
+struct DenseLaunches {
+    void *stream;
+    convt3d_error *error;
+    int count;
+    template <class... Formal, class... Actual>
+    convt3d_status operator()(void (*kernel)(Formal...), int64_t blocks, int threads, int shared, Actual... actual)
+    {
+        cudaLaunchConfig_t config = {};
+        cudaLaunchAttribute early = {};
+        early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        early.val.programmaticStreamSerializationAllowed = 1;
+        config.gridDim = dim3((unsigned)blocks);
+        config.blockDim = dim3((unsigned)threads);
+        config.dynamicSmemBytes = (size_t)shared;
+        config.stream = (cudaStream_t)stream;
+        config.attrs = &early;
+        config.numAttrs = count++ > 0;
+        cudaError_t cause = cudaLaunchKernelEx(&config, kernel, Formal(actual)...);
+        return cause == cudaSuccess ? convt3d__ok(error) : convt3d__cuda_fail(error, cause, 0);
+    }
+};
+
+// The launches before the main one: scales of w and x, then both as operands; either may have nothing to do.
 template <class C>
-convt3d_status dense_prepare(const DensePackProblem &w, const GuessProblem &guess, const PlanesProblem &planes,
-                             int guess_blocks, int planes_blocks, void *stream, convt3d_error *error)
+convt3d_status dense_prepare(DenseLaunches &launch, const DensePackProblem &w, const GuessProblem &guess,
+                             const PlanesProblem &planes, int64_t guess_blocks, int64_t planes_blocks)
 {
     convt3d_status status = CONVT3D_OK;
     if (w.scan_blocks + guess_blocks > 0)
-        status = convt3d__launch(error, dense_scan_kernel<C::Mode, C::NB>,
-                                 dim3((unsigned)(w.scan_blocks + guess_blocks)), dim3(SPLIT_THREADS), 0, stream, w,
-                                 guess);
-    if (status != CONVT3D_OK || w.pack_blocks + planes_blocks == 0) return status;
-    return convt3d__launch(error, dense_split_kernel<C::Mode, C::NB>, dim3((unsigned)(w.pack_blocks + planes_blocks)),
-                           dim3(SPLIT_THREADS), 0, stream, w, planes);
+        status = launch(dense_scan_kernel<C::NB>, w.scan_blocks + guess_blocks, SPLIT_THREADS, 0, w, guess);
+    if (status == CONVT3D_OK && w.pack_blocks + planes_blocks > 0)
+        status = launch(dense_split_kernel<C::Mode, C::NB>, w.pack_blocks + planes_blocks, SPLIT_THREADS, 0, w, planes);
+    if (status == CONVT3D_OK && C::Mode == DENSE_SPLIT && planes_blocks > 0 && !planes.exact)
+        status = launch(dense_again_kernel, 132, SPLIT_THREADS, 0, planes);
+    return status;
+}
+
+// Whether the channels of a position are 16-byte units, wherever a block of them begins.
+static bool dense_y_vectors(const convt3d__plan *plan, const void *y)
+{
+    const convt3d_desc &d = plan->desc;
+    const int64_t size = convt3d__element_size(d.dtype);
+    bool aligned = (uintptr_t)y % 16 == 0 && d.y_stride[1] == 1 && plan->out_group * size % 16 == 0;
+    for (int a = 0; a < 5; a++) aligned = aligned && (a == 1 || d.y_stride[a] * size % 16 == 0);
+    return aligned;
 }
 
 template <class C>
-convt3d_status dense_main(const convt3d__plan *plan, const convt3d_io *io, const DenseShape &s, const DenseLayout &l,
-                          const void *packed, convt3d_error *error)
+convt3d_status dense_main(DenseLaunches &launch, const convt3d__plan *plan, const convt3d_io *io, const DenseShape &s,
+                          const DenseLayout &l, const void *packed)
 {
     const convt3d_desc &d = plan->desc;
     const char *workspace = (const char *)io->workspace;
@@ -1090,33 +1441,43 @@ convt3d_status dense_main(const convt3d__plan *plan, const convt3d_io *io, const
     p.pitch = (int)dense_plane_pitch(s);  p.lead = s.lead;
     p.plane_blocks = s.cells_group / 2 / s.chunks;  p.cells = s.cells;
     p.segment = s.segment;  p.x_stages = s.x_stages;
+    p.y_vectors = dense_y_vectors(plan, io->y);
     p.d = divisor_of(s.pitch[0]);  p.h = divisor_of(s.pitch[1]);  p.w = divisor_of(s.pitch[2]);
     p.plane = divisor_of(s.plane);
     p.table = s.table;
-    return convt3d__launch(error, dense_kernel<C>, dim3((unsigned)convt3d__min(p.tiles, plan->multiprocessors)),
-                           dim3(DENSE_THREADS), (size_t)s.shared, io->stream, p);
+    const int64_t grid = convt3d__min(p.tiles, plan->multiprocessors);
+    p.full = (int)(p.units / grid * grid);
+    p.grid = divisor_of(grid);  p.rest = divisor_of(convt3d__max(1, p.units - p.full));
+    p.phases = divisor_of(s.table.phases);  p.block = divisor_of(s.blocks);
+    // Where stages are short, looking costs more than it saves unless there is much to skip.
+    const int64_t zeros = s.pitch[0] - d.in_size[0];
+    p.skips = zeros * s.plane >= s.tile && (C::Q == 1 || 10 * zeros >= s.pitch[0]);
+    return launch(dense_kernel<C>, grid, DENSE_THREADS, s.shared, p);
 }
 
 template <class T>
-convt3d_status dense_repair(const convt3d__plan *plan, const convt3d_io *io, const DenseShape &s, const DenseLayout &l,
-                            const void *packed, convt3d_error *error)
+convt3d_status dense_repair(DenseLaunches &launch, const convt3d__plan *plan, const convt3d_io *io,
+                            const DenseShape &s, const DenseLayout &l, const void *packed)
 {
     const convt3d_desc &d = plan->desc;
     DenseRepairProblem p = {};
     p.x = io->x;
-    p.w = (const char *)packed + l.copy;
+    p.w = io->w_packed ? (const char *)packed + l.copy : io->w;
     p.bias = io->bias;
     p.y = io->y;
     p.x_exponent = s.mode == DENSE_SPLIT ? (const int *)((const char *)io->workspace + l.x_exponent) : nullptr;
     p.subnormal = s.mode == DENSE_TF32 ? (const uint32_t *)((const char *)io->workspace + l.beyond) : nullptr;
-    p.w_exponent = (const int *)packed;
+    p.w_flags = (const int *)packed;
+    p.flags = (int)l.flags;
+    p.flag = s.mode == DENSE_SPLIT ? NOT_FINITE : 1;
+    p.flag_rows = s.mode == DENSE_SPLIT ? 1 : 8;
+    p.flag_step = s.mode == DENSE_SPLIT ? 0 : s.blocks * s.nb / 8;
     for (int a = 0; a < 3; a++) p.axis[a] = axis_of<int32_t>(plan->axis[a]);
     p.batch = (int)d.batch;  p.channels = (int)d.out_channels;
     p.in_group = (int)plan->in_group;  p.out_group = (int)plan->out_group;
-    p.blocks_group = s.blocks_group;  p.rows = s.blocks * s.nb;  p.row_block = s.nb;
+    p.blocks_group = s.blocks_group;  p.row_block = s.nb;
     for (int i = 0; i < 5; i++) { p.x_stride[i] = d.x_stride[i];  p.y_stride[i] = d.y_stride[i]; }
-    return convt3d__launch(error, dense_repair_kernel<T>, dim3((unsigned)plan->multiprocessors), dim3(256), 0,
-                           io->stream, p);
+    return launch(dense_repair_kernel<T>, plan->multiprocessors, 256, 0, p);
 }
 
 template <class C>
@@ -1127,15 +1488,13 @@ convt3d_status dense_run(const convt3d__plan *plan, const convt3d_io *io, const 
     constexpr bool looks = C::Mode == DENSE_SPLIT || C::Mode == DENSE_TF32;
     const GuessProblem guess = looks ? dense_guess(plan, io, l) : GuessProblem();
     const PlanesProblem planes = dense_planes<C::Kind>(plan, io, s, l);
+    DenseLaunches launch = {io->stream, error, 0};
     convt3d_status status =
-        dense_prepare<C>(dense_packing(plan, s, l, io->w_packed ? nullptr : io->w, packed), guess, planes,
-                         looks ? (int)plan->desc.batch * l.guess_blocks : 0, planes.width * planes.height,
-                         io->stream, error);
-    if (status == CONVT3D_OK && C::Mode == DENSE_SPLIT)
-        status = convt3d__launch(error, dense_again_kernel, dim3((unsigned)plan->multiprocessors),
-                                 dim3(SPLIT_THREADS), 0, io->stream, planes);
-    if (status == CONVT3D_OK) status = dense_main<C>(plan, io, s, l, packed, error);
-    if (status == CONVT3D_OK) status = dense_repair<typename C::T>(plan, io, s, l, packed, error);
+        dense_prepare<C>(launch, dense_packing(plan, s, l, io->w_packed ? nullptr : io->w, packed, false), guess,
+                         planes,
+                         looks ? plan->desc.batch * l.guess_blocks : 0, (int64_t)planes.width * planes.height);
+    if (status == CONVT3D_OK) status = dense_main<C>(launch, plan, io, s, l, packed);
+    if (status == CONVT3D_OK) status = dense_repair<typename C::T>(launch, plan, io, s, l, packed);
     return status;
 }
 
@@ -1172,8 +1531,9 @@ extern "C" int32_t convt3d__dense_sm90_refuses(convt3d__plan *plan, char why[96]
     return 0;
 }
 
-// Seconds: bytes of the passes before at 3.5e12, the matrix unit's cycles at 1.3e9 (tf32 1.7e9: what was measured of an
-// H200's clock), y's bytes at 2.5e12, 10 us of launches; weights once more for what their packing scatters.
+// Seconds: bytes of the passes before at 3.5e12; the matrix unit's cycles, of which it spends nine in ten, and for each
+// tile 2000 and one for 14 bytes of results, at 1.65e9 (what was measured of an H200's clock); 10 us of launches.
+// Weights count once more for what their packing scatters.
 extern "C" double convt3d__dense_sm90_cost(const convt3d__plan *plan)
 {
     using namespace convt3d_cuda;
@@ -1182,11 +1542,11 @@ extern "C" double convt3d__dense_sm90_cost(const convt3d__plan *plan)
     const DenseLayout l = dense_layout(plan, s);
     const double size = (double)convt3d__element_size(plan->desc.dtype), blocks = (double)plan->multiprocessors;
     const double bytes = (double)plan->x_count * size + (double)l.x_exponent + 3.0 * (double)l.packed;
-    const double units = (double)s.position_tiles * s.blocks, tiles = units * s.table.phases;
+    const double tiles = (double)s.position_tiles * s.blocks * s.table.phases;
     const double rounds = tiles < blocks ? 1 : tiles / blocks;      // what is left over is dealt out by phases
     const double steps = rounds / s.table.phases * (s.r * 2) * s.taps_used * (s.cells_group / 2);
-    const double rate = s.mode == DENSE_TF32 ? 1.7e9 : 1.3e9;
-    return bytes / 3.5e12 + steps * dense_step_cycles(s.mode, s.nb) / rate + (double)plan->y_count * size / 2.5e12 +
+    const double results = (double)s.tile * s.q * s.nb * size;
+    return bytes / 3.5e12 + (steps * dense_step_cycles(s.mode, s.nb) / 0.9 + rounds * (2000 + results / 14)) / 1.65e9 +
            1e-5;
 }
 
@@ -1211,8 +1571,9 @@ extern "C" convt3d_status convt3d__dense_sm90_pack(const convt3d__plan *plan, co
     if (status != CONVT3D_OK) return status;
     dense_shape(plan, &s);
     return dense_instance(s, [&](auto tile) {
-        return dense_prepare<decltype(tile)>(dense_packing(plan, s, dense_layout(plan, s), w, packed), GuessProblem(),
-                                             PlanesProblem(), 0, 0, stream, error);
+        DenseLaunches launch = {stream, error, 0};
+        return dense_prepare<decltype(tile)>(launch, dense_packing(plan, s, dense_layout(plan, s), w, packed, true),
+                                             GuessProblem(), PlanesProblem(), 0, 0);
     });
 }
 
@@ -1224,7 +1585,7 @@ extern "C" convt3d_status convt3d__dense_sm90_ready(const convt3d__plan *plan, c
     return dense_instance(s, [&](auto tile) {
         typedef decltype(tile) C;
         convt3d_status status = convt3d__load_kernel(error, plan, dense_kernel<C>, DENSE_SHARED);
-        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, dense_scan_kernel<C::Mode, C::NB>, 0);
+        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, dense_scan_kernel<C::NB>, 0);
         if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, dense_split_kernel<C::Mode, C::NB>, 0);
         if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, dense_again_kernel, 0);
         if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, dense_repair_kernel<typename C::T>, 0);

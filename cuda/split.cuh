@@ -7,8 +7,9 @@
 // Planes    [group][chunk][part][2 cells][position] of 16 bytes: a cell is 8 (f16, bf16) or 4 (tf32) channels.
 //           Positions run over n, d, h, w of the input with zeros after each row, plane and sample, so that whatever a
 //           tap reads beside the input is zero: one such gap serves the end of one row and the beginning of the next.
-// Guess     The largest |x| of a sample is first guessed from every 33rd run of 32 elements, and two binades are kept
-//           free above it. The splitting pass looks at all elements; a sample with a larger one is split once more.
+// Guess     The largest |x| of a small sample is looked up. Of a large one it is guessed from every 33rd run of 32
+//           elements, and two binades are kept free above it: the splitting pass looks at all elements, and a sample
+//           with a larger one is split once more.
 // Flags     The exponent of a sample, or of a channel of weights, that holds NaN or infinity is NOT_FINITE: matrix
 //           units would spread it over zero-filled neighbours, so its outputs are computed again without them. So are,
 //           for tf32, those of a sample or channel that holds subnormals: they have fewer digits than tf32 keeps.
@@ -161,6 +162,7 @@ struct PlanesProblem {
                                             // (SPLIT_F16), whether it has subnormals (ROUND_TF32)
     int *exponent;                          // SPLIT_F16: of each sample, out
     int blocks, batch, in[3];
+    int exact;                              // the guesses are the largest magnitudes
     int in_group, cells, cells_group;       // channels of a group; cells of all groups, of one
     int pitch, lead;                        // positions of a plane, and those before the first of sample 0
     int by_channel;                         // neighbouring threads read neighbouring channels
@@ -185,7 +187,8 @@ __device__ __forceinline__ void load_guesses(const PlanesProblem &p, int first, 
             most = max(most, p.guess[(int64_t)(first + s) * p.blocks + i]);
         most = __reduce_max_sync(0xffffffffu, most);
         if (threadIdx.x % 32 == 0)
-            exponent[s] = most == 0 || most >= 0x7f800000u ? NOT_FINITE : scale_exponent(most) - GUESS_SLACK;
+            exponent[s] = p.exact ? scale_exponent(most)
+                        : most == 0 || most >= 0x7f800000u ? NOT_FINITE : scale_exponent(most) - GUESS_SLACK;
     }
     __syncthreads();
 }
@@ -289,12 +292,12 @@ template <int Kind> __device__ __forceinline__ void planes_pairs_block(const Pla
         Element one[Cell::Channels];
 #pragma unroll
         for (int c = 0; c < Cell::Channels; c++) one[c] = v[c].at[i];
-        cell_operands<Kind>(one, exponent, inside ? p.beyond + n : nullptr, high[i], low[i]);
+        cell_operands<Kind>(one, exponent, inside && !p.exact ? p.beyond + n : nullptr, high[i], low[i]);
     }
     store_pairs(out, high, odd, real);
     if (Kind == SPLIT_F16) store_pairs(out + 2 * (int64_t)p.pitch, low, odd, real);
     if (Kind == SPLIT_F16 && cell == 0 && inside && d == 0 && h == 0 && w == 0)
-        p.exponent[n] = usable_exponent(exponent);
+        p.exponent[n] = p.exact ? exponent : usable_exponent(exponent);
 }
 
 // One block's share of the planes, `width` blocks to a cell. again: only samples whose first scale was too large, with
@@ -327,11 +330,12 @@ __device__ __forceinline__ void planes_block(const PlanesProblem &p, int width, 
     uint4 *out = p.planes + ((int64_t)(cell / 2 * 2 * Cell::Parts + cell % 2) * p.pitch + flat + p.lead);
     alignas(16) uint32_t high[4], low[4];
     const int exponent = Kind != SPLIT_F16 ? 0 : again ? scale_exponent(largest) : inside ? exponents[n - first] : 0;
-    cell_operands<Kind>(v, exponent, again || !inside ? nullptr : p.beyond + n, high, low);
+    cell_operands<Kind>(v, exponent, again || !inside || p.exact ? nullptr : p.beyond + n, high, low);
     *out = *(const uint4 *)high;
     if (Kind != SPLIT_F16) return;
     out[2 * (int64_t)p.pitch] = *(const uint4 *)low;
-    if (cell == 0 && inside && d == 0 && h == 0 && w == 0) p.exponent[n] = again ? exponent : usable_exponent(exponent);
+    if (cell == 0 && inside && d == 0 && h == 0 && w == 0)
+        p.exponent[n] = again || p.exact ? exponent : usable_exponent(exponent);
 }
 
 // Whether any sample needs splitting again.

@@ -160,6 +160,11 @@ template <int Registers> __device__ __forceinline__ void give_registers()
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
 }
 
+// Programmatic dependent launch: the next kernel of the stream may start as soon as blocks leave room for its own;
+// here this one waits until all before it is done and visible.
+__device__ __forceinline__ void let_next_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+__device__ __forceinline__ void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
 // mbarriers: address in shared memory.
 __device__ __forceinline__ void barrier_init(uint32_t barrier, int arrivals)
 {
@@ -209,6 +214,8 @@ __device__ __forceinline__ bool warpgroup_and(int barrier, bool value)
 
 #else
 struct Tf32 {};
+__device__ __forceinline__ void let_next_start() {}
+__device__ __forceinline__ void wait_for_previous() {}
 #endif
 
 }

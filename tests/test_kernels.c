@@ -9,7 +9,9 @@ static const struct { const char *kernel; int least; } must_accept[] = {
     {"cuda_generic", SHAPES_COUNT * 8},
     {"cuda_direct", SHAPES_COUNT * 8},
     {"cuda_depthwise", 416},
-    {"sm90_dense", 380},
+    {"sm90_dense", 410},
+    {"sm80_dense", 744},
+    {"sm80_scatter", 144},
     {"sm80_nonoverlap", 208},
     {"sm90_nonoverlap", 42},
 };
