@@ -13,9 +13,9 @@
 //           group for f32, 128 else; weights and sums within shared memory.
 // Tile      256 threads, 256 positions (a warp has 32) of one plane, two blocks a multiprocessor; 4 fragments of 8
 //           input channels in flight (tf32: 2, f32: 1, by registers).
-// Measured  one H200, NCDHW, weights packed in the call: gan_64_1_32 (64 -> 1, k4 s2) f32 0.284 ms, tf32 0.208, f16
-//           0.47, bf16 0.34. Bound by instructions of the gather and by waiting for x: 16-bit values are taken apart as
-//           soon as they are loaded.
+// Measured  one H200, NCDHW, weights packed in the call: gan_64_1_32 (64 -> 1, k4 s2) f32 0.282 ms, tf32 0.210, f16
+//           0.184, bf16 0.204; NDHWC 0.307, 0.220, 0.198, 0.221. Bound by instructions of the gather and by waiting
+//           for x. Did not help: 16-bit values taken apart as they are loaded (f16 0.47: it waits for the load).
 #pragma once
 
 #include "dense_sm80.cuh"
@@ -66,8 +66,32 @@ template <class T> struct ScatterProblem {
 
 // ---- on the device ----
 
-// A thread's values of 8 input channels: 2 of them at 4 neighbours of a row.
-template <class T> struct ScatterValues { T v[2][4]; };
+// The type's number whose bits are the lower half of a word.
+template <class T> __device__ __forceinline__ float scatter_half(uint32_t bits)
+{
+    const uint16_t half = (uint16_t)bits;
+    return Number<T>::widen(*(const T *)&half);
+}
+
+// A thread's values of 8 input channels: 2 of them at 4 neighbours of a row, as they were loaded. 16-bit types stay in
+// words until they are used: taking them apart would wait for the load.
+template <class T> struct ScatterValues {
+    uint32_t word[2 * sizeof(T)];       // [channel][neighbour], or [neighbour][channel] where those are one load
+    __device__ __forceinline__ void values(bool by_channel, float (&v)[2][4]) const
+    {
+#pragma unroll
+        for (int c = 0; c < 2; c++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int at = c * 4 + i, turned = i * 2 + c;
+                if constexpr (sizeof(T) == 4) v[c][i] = __uint_as_float(by_channel ? word[turned] : word[at]);
+                else {
+                    const uint32_t pair = by_channel ? word[turned / 2] : word[at / 2];
+                    v[c][i] = scatter_half<T>(by_channel ? pair >> 16 * c : pair >> i % 2 * 16);
+                }
+            }
+    }
+};
 
 template <class T> struct ScatterLoader {
     const T *x;         // the first of its positions in plane 0, first channel of its two
@@ -75,12 +99,12 @@ template <class T> struct ScatterLoader {
     __device__ __forceinline__ void load(const ScatterProblem<T> &p, int32_t d, int32_t fragment,
                                          ScatterValues<T> &to) const
     {
-        struct alignas(4 * sizeof(T)) Four { T v[4]; };
-        struct alignas(2 * sizeof(T)) Two { T v[2]; };
+        constexpr int words = 2 * sizeof(T), size = sizeof(T);
+        struct alignas(4 * size) Four { uint32_t word[size]; };
         const int32_t channel = fragment * 8 + threadIdx.x % 4 * 2;
         const T *from = x + d * p.h.x_stride[2] + fragment * 8 * p.h.x_stride[1];
 #pragma unroll
-        for (int i = 0; i < 8; i++) to.v[i / 4][i % 4] = T(0);
+        for (int i = 0; i < words; i++) to.word[i] = 0;
         if (d >= p.h.axis[0].in || valid <= 0) return;
         if (p.rows_of_four) {
 #pragma unroll
@@ -88,21 +112,25 @@ template <class T> struct ScatterLoader {
                 if (channel + c < p.h.in_group) {
                     const Four four = *(const Four *)(from + c * p.h.x_stride[1]);
 #pragma unroll
-                    for (int j = 0; j < 4; j++) to.v[c][j] = four.v[j];
+                    for (int j = 0; j < size; j++) to.word[c * size + j] = four.word[j];
                 }
         } else if (p.pairs_of_channels) {
+            struct alignas(2 * size) Two { uint32_t word[size / 2]; };
 #pragma unroll
-            for (int j = 0; j < 4; j++)
-                if (j < valid && channel < p.h.in_group) {
-                    const Two two = *(const Two *)(from + j * p.h.x_stride[4]);
-                    to.v[0][j] = two.v[0];
-                    to.v[1][j] = two.v[1];
+            for (int i = 0; i < 4; i++)
+                if (i < valid && channel < p.h.in_group) {
+                    const Two two = *(const Two *)(from + i * p.h.x_stride[4]);
+#pragma unroll
+                    for (int j = 0; j < size / 2; j++) to.word[i * (size / 2) + j] = two.word[j];
                 }
         } else {
 #pragma unroll
             for (int i = 0; i < 8; i++)
-                if (i % 4 < valid && channel + i / 4 < p.h.in_group)
-                    to.v[i / 4][i % 4] = from[i / 4 * p.h.x_stride[1] + i % 4 * p.h.x_stride[4]];
+                if (i % 4 < valid && channel + i / 4 < p.h.in_group) {
+                    const T *one = from + i / 4 * p.h.x_stride[1] + i % 4 * p.h.x_stride[4];
+                    if constexpr (size == 4) to.word[i] = *(const uint32_t *)one;
+                    else to.word[i / 2] |= (uint32_t)*(const uint16_t *)one << i % 2 * 16;
+                }
         }
     }
 };
@@ -111,11 +139,12 @@ struct ScatterSum { float v[SCATTER_KD * SCATTER_NC][SCATTER_M][4]; };
 
 template <class C> struct ScatterOperands {
     Sm80Operand<C::Mode> m[SCATTER_M];
-    __device__ __forceinline__ explicit ScatterOperands(const ScatterValues<typename C::T> &x)
+    __device__ __forceinline__ ScatterOperands(const ScatterValues<typename C::T> &x, bool by_channel)
     {
+        float v[2][4];
+        x.values(by_channel, v);
 #pragma unroll
-        for (int i = 0; i < SCATTER_M * 4; i++)
-            m[i / 4].set(i % 4, Number<typename C::T>::widen(x.v[i % 4 / 2][i / 4 * 2 + i % 2]));
+        for (int i = 0; i < SCATTER_M * 4; i++) m[i / 4].set(i % 4, v[i % 4 / 2][i / 4 * 2 + i % 2]);
     }
 };
 
@@ -291,7 +320,7 @@ scatter_kernel(const __grid_constant__ ScatterProblem<typename C::T> p)
                 const bool last = f + C::Ahead == p.fragments;
 #pragma unroll
                 for (int u = 0; u < C::Ahead; u++) {
-                    const ScatterOperands<C> x(next[u]);
+                    const ScatterOperands<C> x(next[u], !p.rows_of_four && p.pairs_of_channels);
                     loader.load(p, last ? d + 1 : d, last ? u : f + C::Ahead + u, next[u]);
                     scatter_multiply<C>(x, weights + (f + u) * all + lane, sum);
                 }
