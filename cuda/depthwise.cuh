@@ -11,6 +11,9 @@
 // Requires  what cuda_direct does; width: stride 1 or 2, dilation 1, kernel at most 8; at most 4 output channels a
 //           group.
 // Tile      128 threads x (4 or 8 columns) x 1, 2 or 8 phases.
+// List      instances of their own, so that plain ones do without its registers: the list on all outputs of a thread.
+//           One H200, depthwise_64_k3 in f32: 0.394 ms alone, ReLU 0.412, channel_affine and LeakyReLU 0.417, SiLU
+//           0.443, GELU 0.565; a residual is asked for before the products: affine, add, ReLU 0.694.
 // Measured  one H200: depthwise_64_k3 in f32 0.39 ms, 0.72 of the floor (NDHWC 0.71 ms); mednext_64_k7 0.073 ms, 20
 //           TFLOP/s, 0.24; gan_64_1_32 0.53 ms, 16 TFLOP/s, 0.13.
 #pragma once
@@ -163,43 +166,92 @@ __device__ __forceinline__ DepthwiseTarget depthwise_target(const HaloProblem<ty
     return t;
 }
 
-// y_offset: of the first output, which place names.
 template <class K>
-__device__ __forceinline__ void depthwise_store(const HaloProblem<typename K::Element> &p, int64_t y_offset,
-                                                const Where &place, typename K::Accumulator bias,
-                                                const typename K::Accumulator (&sum)[K::Outputs])
+using DepthwiseGroups = typename K::Accumulator[K::Planes * K::Planes][K::Outputs];
+
+// The list after its head on all outputs of a thread; those of the next plane are one output further.
+template <class K>
+__device__ __forceinline__ void depthwise_apply(const HaloProblem<typename K::Element> &p, const HaloBlock &b,
+                                                const DepthwiseTarget &t, int64_t channel, DepthwiseGroups<K> &all)
 {
-    typename K::Element value[K::Outputs];
-    typename K::Accumulator wide[K::Outputs];
-    const int32_t outputs = place.outputs;
-    typename K::Element *y = p.y + y_offset;
+    typedef typename K::Element T;
+    typedef typename K::Accumulator A;
+    apply_in_registers(p.list, p.list.head.entries, all, [=](int) { return channel; },
+                       [&](const Entry<A> &e, int g, A (&r)[K::Outputs]) {
+        const int ed = g / K::Planes, eh = g % K::Planes;
+        const bool here = t.od + ed < p.axis[0].out && t.oh + eh < p.axis[1].out;
+        const int64_t at = offset_of({b.n, channel, t.od + ed, t.oh + eh, t.ow, 1, 1}, e.stride);
+        const bool vectors = e.rows && p.row_vectors == 2;
+        if (vectors && here && t.outputs == K::Outputs) residual_vectors<T>(e.residual, at, r);
+        else
 #pragma unroll
-    for (int i = 0; i < K::Outputs; i++) wide[i] = sum[i] + bias;
-    if (p.list.count > 0) 
-        apply_at<K::Outputs>(p.list, wide, place, y_offset, 0, p.y_stride[4],
-                             p.row_vectors == 2 && outputs == K::Outputs);
+            for (int i = 0; i < K::Outputs; i++) {
+                T v = Number<T>::round(0);
+                if (here && i < t.outputs) v = ((const T *)e.residual)[at + i * e.stride[4]];
+                r[i] = Number<T>::widen(v);
+            }
+    });
+}
+
+// The bias and the list.
+template <class K, bool Lists>
+__device__ __forceinline__ void depthwise_finish(const HaloProblem<typename K::Element> &p, const HaloBlock &b,
+                                                 const DepthwiseTarget &t, int32_t oc, DepthwiseSums<K> &sum)
+{
+    typedef typename K::Accumulator A;
+    DepthwiseGroups<K> &all = reinterpret_cast<DepthwiseGroups<K> &>(sum);
+    const int64_t channel = (int64_t)b.g * p.out_group + oc;
+    const A bias = halo_bias(p, channel);
+    [[maybe_unused]] const A factor = Lists ? p.list.head.factor(channel) : A(1);
+    [[maybe_unused]] const A term = Lists ? p.list.head.term(channel) : A(0);
 #pragma unroll
-    for (int i = 0; i < K::Outputs; i++) value[i] = Number<typename K::Element>::round(wide[i]);
+    for (int i = 0; i < K::Planes * K::Planes * K::Outputs; i++) all[i / K::Outputs][i % K::Outputs] += bias;
+    if constexpr (Lists) {
+        if (p.list.head.entries > 0)
+#pragma unroll
+            for (int i = 0; i < K::Planes * K::Planes * K::Outputs; i++)
+                all[i / K::Outputs][i % K::Outputs] = fma(all[i / K::Outputs][i % K::Outputs], factor, term);
+        if (p.list.count > p.list.head.entries) depthwise_apply<K>(p, b, t, channel, all);
+    }
+}
+
+// Asks for what depthwise_apply() will read of a residual.
+template <class K>
+__device__ __forceinline__ void depthwise_ask_early(const HaloProblem<typename K::Element> &p, const HaloBlock &b,
+                                                    const DepthwiseTarget &t, int32_t oc)
+{
+    if (p.list.residual == p.list.count || t.outputs == 0) return;
+    const Entry<typename K::Accumulator> &e = p.list.entry[p.list.residual];
+    for (int32_t ed = 0; ed < K::Planes && t.od + ed < p.axis[0].out; ed++)
+        for (int32_t eh = 0; eh < K::Planes && t.oh + eh < p.axis[1].out; eh++)
+            ask_early((const typename K::Element *)e.residual +
+                      offset_of({b.n, (int64_t)b.g * p.out_group + oc, t.od + ed, t.oh + eh, t.ow, 1, 1}, e.stride));
+}
+
+// A row of a thread's outputs as elements of Out.
+template <class Out, class K>
+__device__ __forceinline__ void depthwise_store_row(const HaloProblem<typename K::Element> &p, int64_t offset,
+                                                    int32_t outputs, const typename K::Accumulator (&sum)[K::Outputs])
+{
+    Out value[K::Outputs], *y = (Out *)p.y + offset;
+#pragma unroll
+    for (int i = 0; i < K::Outputs; i++) value[i] = Number<Out>::round(sum[i]);
     if (p.row_vectors == 2 && outputs == K::Outputs) { store_vector(y, value);  return; }
 #pragma unroll
     for (int i = 0; i < K::Outputs; i++) if (i < outputs) y[p.row_neighbours ? i : i * p.y_stride[4]] = value[i];
 }
 
-// The outputs of a thread, all planes of them: those of the next plane are one output further on depth or height.
-template <class K>
-__device__ __forceinline__ void depthwise_store_planes(const HaloProblem<typename K::Element> &p, const HaloBlock &b,
-                                                       const DepthwiseTarget &t, int32_t oc,
-                                                       const DepthwiseSums<K> &sum)
+template <class Out, class K>
+__device__ __forceinline__ void depthwise_store(const HaloProblem<typename K::Element> &p, const DepthwiseTarget &t,
+                                                const DepthwiseSums<K> &sum)
 {
-    typename K::Accumulator bias = halo_bias(p, (int64_t)b.g * p.out_group + oc);
 #pragma unroll
     for (int ed = 0; ed < K::Planes; ed++)
 #pragma unroll
         for (int eh = 0; eh < K::Planes; eh++)
             if (t.outputs > 0 && t.od + ed < p.axis[0].out && t.oh + eh < p.axis[1].out)
-                depthwise_store<K>(p, t.offset + ed * p.y_stride[2] + eh * p.y_stride[3],
-                                   {b.n, (int64_t)b.g * p.out_group + oc, t.od + ed, t.oh + eh, t.ow, 1, t.outputs},
-                                   bias, sum[ed][eh]);
+                depthwise_store_row<Out, K>(p, t.offset + ed * p.y_stride[2] + eh * p.y_stride[3], t.outputs,
+                                            sum[ed][eh]);
 }
 
 // A weight is not finite: every output from global memory.
@@ -211,12 +263,12 @@ __device__ __noinline__ void depthwise_store_exact(const HaloProblem<typename K:
     for (int32_t ed = 0; ed < K::Planes && t.od + ed < p.axis[0].out; ed++)
         for (int32_t eh = 0; eh < K::Planes && t.oh + eh < p.axis[1].out; eh++)
             for (int32_t i = 0; i < t.outputs; i++)
-                p.y[t.offset + ed * p.y_stride[2] + eh * p.y_stride[3] + i * p.y_stride[4]] =
-                    halo_finish(p, halo_exact_sum(p, p.packed, packing, b.n, b.g, oc, t.od + ed, t.oh + eh, t.ow + i),
-                                b.n, (int64_t)b.g * p.out_group + oc, t.od + ed, t.oh + eh, t.ow + i);
+                halo_finish(p, t.offset + ed * p.y_stride[2] + eh * p.y_stride[3] + i * p.y_stride[4],
+                            halo_exact_sum(p, p.packed, packing, b.n, b.g, oc, t.od + ed, t.oh + eh, t.ow + i),
+                            {b.n, (int64_t)b.g * p.out_group + oc, t.od + ed, t.oh + eh, t.ow + i, 1, 1});
 }
 
-template <class K>
+template <class K, bool Lists>
 __global__ void __launch_bounds__(K::Threads, K::Blocks)
 depthwise_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
 {
@@ -234,6 +286,9 @@ depthwise_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
         int32_t window = q.d < s.tile[0] ? (q.d * s.extent[1] + q.h) * s.pitch + q.w : 0;
         if (++round == s.rounds) { round = 0;  first += s.item_warps; }
         bool active = item < items && oc < s.channel_blocks && phase < s.phases;
+        if (Lists && active && p.list.residual < p.list.count)
+            depthwise_ask_early<K>(p, b, depthwise_target<K>(p, b, K::Planes > 1 ? 0 : phase / p.axis[1].stride,
+                                                             K::Planes > 1 ? 0 : phase % p.axis[1].stride, oc, q), oc);
         A sum[K::Planes][K::Planes][K::Outputs] = {};
         for (int32_t chunk = 0; chunk < s.chunks; chunk++) {
             const A *w = (const A *)halo_shared + (chunk & 1) * s.stage;
@@ -252,12 +307,18 @@ depthwise_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
         if (!active) continue;
         DepthwiseTarget t = depthwise_target<K>(p, b, K::Planes > 1 ? 0 : phase / p.axis[1].stride,
                                                 K::Planes > 1 ? 0 : phase % p.axis[1].stride, oc, q);
-        if (exact) depthwise_store_exact<K>(p, b, t, oc);
-        else depthwise_store_planes<K>(p, b, t, oc, sum);
+        if (exact) { depthwise_store_exact<K>(p, b, t, oc);  continue; }
+        depthwise_finish<K, Lists>(p, b, t, oc, sum);
+        if (Lists && sizeof(typename K::Element) == 2 && p.wide) depthwise_store<A, K>(p, t, sum);
+        else depthwise_store<typename K::Element, K>(p, t, sum);
     }
 }
 
 template <class K> struct DepthwiseKernel {
+    static auto *function(const convt3d__plan *plan)
+    {
+        return halo_lists(plan) ? depthwise_kernel<K, true> : depthwise_kernel<K, false>;
+    }
     static HaloKernel describe()
     {
         return {1, K::Fused, K::Columns, 1, K::Warps, K::Window, K::WeightRow, K::Columns == 4 ? 4 : 1, K::Planes > 1,
@@ -265,11 +326,11 @@ template <class K> struct DepthwiseKernel {
     }
     convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
     {
-        return halo_ready<typename K::Element>(plan, depthwise_kernel<K>, error);
+        return halo_ready<typename K::Element>(plan, function(plan), error);
     }
     convt3d_status run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error) const
     {
-        return halo_run<typename K::Element>(plan, io, depthwise_kernel<K>, K::Threads, K::Columns, error);
+        return halo_run<typename K::Element>(plan, io, function(plan), K::Threads, K::Columns, error);
     }
     convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
                         convt3d_error *error) const
@@ -402,33 +463,71 @@ __device__ __forceinline__ bool channels_stage_w(const HaloProblem<typename K::E
     return found;
 }
 
-// A row of a lane's outputs to y. exact: a weight is not finite, so they are summed from global memory.
+// The outputs of a lane: of its columns the first one's; `width` of them exist along the width.
+struct ChannelsTarget { int32_t channel, od, oh, ow, width; int64_t n; };
+
+// A weight is not finite: every output from global memory.
 template <class K>
-__device__ __forceinline__ void channels_store(const HaloProblem<typename K::Element> &p, typename K::Element *y,
-                                               int64_t n, int32_t channel, int32_t od, int32_t oh, int32_t ow,
-                                               bool exact,
-                                               const typename K::Accumulator (&bias)[K::Packed],
-                                               typename K::Accumulator (&sum)[K::Outputs][K::Packed])
+__device__ __noinline__ void channels_exact(const HaloProblem<typename K::Element> &p, const ChannelsTarget &t,
+                                            ChannelsSums<K> &sum)
 {
-    y += od * p.y_stride[2] + oh * p.y_stride[3] + ow * p.y_stride[4];
-#pragma unroll
-    for (int o = 0; o < K::Outputs; o++, y += p.y_stride[4]) {
-        typename K::Pack pack;
-        if (ow + o >= p.axis[2].out) break;
-        if (exact)
-            for (int c = 0; c < K::Packed; c++)
-                sum[o][c] = halo_exact_sum(p, p.w, {1, 1, p.axis[2].kernel}, n, channel + c, 0, od, oh, ow + o);
-#pragma unroll
-        for (int c = 0; c < K::Packed; c++) sum[o][c] += bias[c];
-        if (p.list.count > 0)
-            apply_at<1>(p.list, sum[o], {n, channel, od, oh, ow + o, K::Packed, 1}, y - p.y, 1, 0, false);
-#pragma unroll
-        for (int c = 0; c < K::Packed; c++) pack.v[c] = Number<typename K::Element>::round(sum[o][c]);
-        *(typename K::Pack *)y = pack;
-    }
+    for (int32_t ed = 0; ed < K::Planes && t.od + ed < p.axis[0].out; ed++)
+        for (int32_t eh = 0; eh < K::Planes && t.oh + eh < p.axis[1].out; eh++)
+            for (int32_t o = 0; o < t.width; o++)
+                for (int32_t c = 0; c < K::Packed; c++)
+                    sum[ed][eh][o][c] = halo_exact_sum(p, p.w, {1, 1, p.axis[2].kernel}, t.n, t.channel + c, 0,
+                                                       t.od + ed, t.oh + eh, t.ow + o);
 }
 
 template <class K>
+using ChannelsGroups = typename K::Accumulator[K::Planes * K::Planes][K::Outputs * K::Packed];
+
+// The list on all outputs of a lane.
+template <class K>
+__device__ __forceinline__ void channels_apply(const HaloProblem<typename K::Element> &p, const ChannelsTarget &t,
+                                               ChannelsGroups<K> &all)
+{
+    typedef typename K::Element T;
+    typedef typename K::Accumulator A;
+    enum { Size = K::Outputs * K::Packed };
+    apply_in_registers(p.list, 0, all, [=](int i) { return t.channel + i % K::Packed; },
+                       [&](const Entry<A> &e, int g, A (&r)[Size]) {
+        const int ed = g / K::Planes, eh = g % K::Planes;
+        const bool here = t.od + ed < p.axis[0].out && t.oh + eh < p.axis[1].out;
+        const T *from = (const T *)e.residual + offset_of({t.n, t.channel, t.od + ed, t.oh + eh, t.ow, 1, 1}, e.stride);
+#pragma unroll
+        for (int i = 0; i < Size; i++) {
+            T v = Number<T>::round(0);
+            if (here && i / K::Packed < t.width) v = from[i / K::Packed * e.stride[4] + i % K::Packed * e.stride[1]];
+            r[i] = Number<T>::widen(v);
+        }
+    });
+}
+
+// All of them to y, as elements of Out.
+template <class Out, class K>
+__device__ __forceinline__ void channels_store(const HaloProblem<typename K::Element> &p, const ChannelsTarget &t,
+                                               const ChannelsSums<K> &sum)
+{
+    struct alignas(sizeof(Out) * K::Packed) Pack { Out v[K::Packed]; };
+#pragma unroll
+    for (int ed = 0; ed < K::Planes; ed++)
+#pragma unroll
+        for (int eh = 0; eh < K::Planes; eh++) {
+            if (t.od + ed >= p.axis[0].out || t.oh + eh >= p.axis[1].out) continue;
+            Out *y = (Out *)p.y + t.n * p.y_stride[0] + t.channel + (t.od + ed) * p.y_stride[2] +
+                     (t.oh + eh) * p.y_stride[3] + t.ow * p.y_stride[4];
+#pragma unroll
+            for (int o = 0; o < K::Outputs; o++, y += p.y_stride[4]) {
+                Pack pack;
+#pragma unroll
+                for (int c = 0; c < K::Packed; c++) pack.v[c] = Number<Out>::round(sum[ed][eh][o][c]);
+                if (o < t.width) *(Pack *)y = pack;
+            }
+        }
+}
+
+template <class K, bool Lists>
 __global__ void __launch_bounds__(K::Threads, 4)
 channels_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
 {
@@ -447,41 +546,50 @@ channels_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
     if (channel >= p.groups) return;
     const typename K::Wide *w = (const typename K::Wide *)halo_shared + lane;
     const T *x = p.x + n * p.x_stride[0] + channel;
-    T *y = p.y + n * p.y_stride[0] + channel;
     typename K::Accumulator bias[K::Packed];
     for (int c = 0; c < K::Packed; c++) bias[c] = halo_bias(p, channel + c);
     for (uint32_t i = warp; i < s.tile[0] * s.tile[1] * p.by_columns.divisor; i += K::Warps) {
         uint32_t group = i, h = p.by_columns.split(group), d = p.by_rows.split(h);
         int32_t qd = first[0] + d, qh = first[1] + h, q = s.first[2] + group * K::Columns, ow = group * K::Outputs;
         if (qd >= s.columns[0] || qh >= s.columns[1]) continue;
-        typename K::Accumulator sum[K::Planes][K::Planes][K::Outputs][K::Packed] = {};
+        ChannelsSums<K> sum = {};
         if (K::Planes > 1 && !exact) channels_multiply_planes<K>(p, x, w, s.first[0] + qd, s.first[1] + qh, q, sum);
         if (K::Planes == 1 && !exact) channels_multiply<K>(p, x, w, qd, qh, q, sum[0][0]);
+        ChannelsTarget t = {channel, K::Planes * qd, K::Planes * qh, ow, min((int32_t)K::Outputs, p.axis[2].out - ow),
+                            (int64_t)n};
+        if (exact) {
+            ChannelsSums<K> found;              // in memory: sum stays in registers
+            channels_exact<K>(p, t, found);
+            memcpy(sum, found, sizeof sum);
+        }
 #pragma unroll
-        for (int ed = 0; ed < K::Planes; ed++)
-#pragma unroll
-            for (int eh = 0; eh < K::Planes; eh++) {
-                int32_t od = K::Planes * qd + ed, oh = K::Planes * qh + eh;
-                if (od < p.axis[0].out && oh < p.axis[1].out)
-                    channels_store<K>(p, y, n, channel, od, oh, ow, exact, bias, sum[ed][eh]);
-            }
+        for (int i = 0; i < K::Planes * K::Planes * K::Outputs * K::Packed; i++)
+            (&sum[0][0][0][0])[i] += bias[i % K::Packed];
+        if constexpr (Lists)
+            if (p.list.count > 0) channels_apply<K>(p, t, reinterpret_cast<ChannelsGroups<K> &>(sum));
+        if (Lists && sizeof(T) == 2 && p.wide) channels_store<typename K::Accumulator, K>(p, t, sum);
+        else channels_store<T, K>(p, t, sum);
     }
 }
 
 template <class K> struct ChannelsKernel {
+    static auto *function(const convt3d__plan *plan)
+    {
+        return halo_lists(plan) ? channels_kernel<K, true> : channels_kernel<K, false>;
+    }
     static HaloKernel describe()
     {
         return {1, K::Fused, K::Columns, 1, K::Warps, K::Window, K::Lanes, 1, K::Planes > 1, 0};
     }
     convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
     {
-        return convt3d__load_kernel(error, plan, channels_kernel<K>, (size_t)halo_shape(plan).shared);
+        return convt3d__load_kernel(error, plan, function(plan), (size_t)halo_shape(plan).shared);
     }
     convt3d_status run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error) const
     {
         HaloShape s = halo_shape(plan);
         int64_t blocks = plan->desc.batch * s.tiles[0] * s.tiles[1] * s.channel_blocks;
-        return convt3d__launch(error, channels_kernel<K>, dim3((unsigned)blocks), dim3(K::Threads), (size_t)s.shared,
+        return convt3d__launch(error, function(plan), dim3((unsigned)blocks), dim3(K::Threads), (size_t)s.shared,
                                io->stream, halo_problem<typename K::Element>(plan, io, s, K::Columns));
     }
     convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,

@@ -7,6 +7,8 @@
 //           x for each column, a broadcast load of the channels' weights, and columns x channels multiply-adds.
 // Requires  indices of 32 bits, strides to 4096, a tile with its halo and weights within shared memory; sm_80.
 // Tile      f32 accumulators: 256 threads x (4 columns x 8 channels, or 8 x 4); f64: 128 threads of the same.
+// List      instances of their own. One H200, autoenc_4_32 in f32: 0.369 ms alone, ReLU 0.416, SiLU 0.565: 64 sums and
+//           what a list wants are more than 128 registers.
 // Measured  one H200: 4 -> 32, k3 s2 (autoenc_4_32) 0.36 ms in f32, 0.71 of the floor; groups of 8 (kb_l1_73) 0.67 ms,
 //           22 TFLOP/s, 0.41; f64 48 -> 48, k3 s1 (kb_l1_61) 17 ms, 15 TFLOP/s.
 #pragma once
@@ -178,18 +180,16 @@ template <class A, int Fused> __device__ __forceinline__ void rotate_phases(A (&
 }
 
 // The outputs of one column as vectors along c, one output after the other.
-template <class K>
+template <class Out, class K>
 __device__ __forceinline__ void direct_store_channels(const HaloProblem<typename K::Element> &p, int32_t outputs,
-                                                      typename K::Element *y,
-                                                      const typename K::Element (&value)[K::Channels][K::Fused])
+                                                      Out *y, const Out (&value)[K::Channels][K::Fused])
 {
-    typedef typename K::Element T;
-    constexpr int inner = K::Channels * (int)sizeof(T) >= 16 ? 16 / (int)sizeof(T) : K::Channels;
+    constexpr int inner = K::Channels * (int)sizeof(Out) >= 16 ? 16 / (int)sizeof(Out) : K::Channels;
 #pragma unroll
     for (int r = 0; r < K::Fused; r++, y += p.y_stride[4])
 #pragma unroll
         for (int c = 0; c < K::Channels; c += inner) {
-            T part[inner];
+            Out part[inner];
 #pragma unroll
             for (int i = 0; i < inner; i++) part[i] = value[c + i][r];
             if (r < outputs) store_vector(y + c, part);
@@ -197,10 +197,10 @@ __device__ __forceinline__ void direct_store_channels(const HaloProblem<typename
 }
 
 // The outputs of one column channel by channel: Mode 2 as vectors along w, 1 side by side, 0 with any stride.
-template <class K, int Mode>
+template <class Out, class K, int Mode>
 __device__ __forceinline__ void direct_store_rows(const HaloProblem<typename K::Element> &p, int32_t outputs,
-                                                  int32_t channels, typename K::Element *y,
-                                                  const typename K::Element (&value)[K::Channels][K::Fused])
+                                                  int32_t channels, Out *y,
+                                                  const Out (&value)[K::Channels][K::Fused])
 {
     [[maybe_unused]] const int64_t step = Mode > 0 ? 1 : p.y_stride[4];
 #pragma unroll
@@ -215,51 +215,100 @@ __device__ __forceinline__ void direct_store_rows(const HaloProblem<typename K::
     }
 }
 
+template <class K> using DirectSums = typename K::Accumulator[K::Columns][K::Fused][K::Channels];
+
+// The bias on all outputs of a thread, which then are in the order of y.
 template <class K>
-__device__ __forceinline__ void direct_store(const HaloProblem<typename K::Element> &p, const HaloBlock &b,
-                                             const DirectItem &item, int32_t first_slot, int32_t slot_step,
-                                             typename K::Accumulator (&sum)[K::Columns][K::Fused][K::Channels])
+__device__ __forceinline__ void direct_add_bias(const HaloProblem<typename K::Element> &p, int64_t channel,
+                                                int32_t channels, DirectSums<K> &sum)
+{
+#pragma unroll
+    for (int c = 0; c < K::Channels; c++) {
+        typename K::Accumulator bias = c < channels ? halo_bias(p, channel + c) : 0;
+#pragma unroll
+        for (int u = 0; u < K::Columns; u++) {
+            typename K::Accumulator column[K::Fused];
+#pragma unroll
+            for (int r = 0; r < K::Fused; r++) column[r] = sum[u][r][c] + bias;
+            rotate_phases(column, K::KernelW > 0 ? K::Rotation : p.s.rotation[2]);
+#pragma unroll
+            for (int r = 0; r < K::Fused; r++) sum[u][r][c] = column[r];
+        }
+    }
+}
+
+// What one column adds from a residual: vectors along c, along w, or one by one.
+template <class K>
+__device__ __forceinline__ void direct_residual(const HaloProblem<typename K::Element> &p,
+                                                const Entry<typename K::Accumulator> &e, int64_t at, int32_t outputs,
+                                                int32_t channels,
+                                                typename K::Accumulator (&r)[K::Fused * K::Channels])
 {
     typedef typename K::Element T;
-    const int32_t channels = min(K::Channels, p.out_group - item.oc);
-    T *y = p.y + item.offset;
-    if (p.epilogue.bias)
+    typedef typename K::Accumulator A;
+    if (K::Fused > 1 && p.row_vectors && e.rows && outputs == K::Fused) {
 #pragma unroll
         for (int c = 0; c < K::Channels; c++) {
-            typename K::Accumulator bias = c < channels ? halo_bias(p, (int64_t)b.g * p.out_group + item.oc + c) : 0;
+            A row[K::Fused] = {};
+            if (c < channels) residual_vectors<T>(e.residual, at + c * e.stride[1], row);
 #pragma unroll
-            for (int u = 0; u < K::Columns; u++)
-#pragma unroll
-                for (int r = 0; r < K::Fused; r++) sum[u][r][c] += bias;
+            for (int i = 0; i < K::Fused; i++) r[i * K::Channels + c] = row[i];
         }
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < K::Fused; i++) {
+        A (&all)[K::Channels] = reinterpret_cast<A (&)[K::Fused][K::Channels]>(r)[i];
+        if (p.channel_vectors && e.channels) {
+            if (i < outputs) residual_vectors<T>(e.residual, at + i * e.stride[4], all);
+            continue;
+        }
+#pragma unroll
+        for (int c = 0; c < K::Channels; c++) {
+            T v = Number<T>::round(0);
+            if (i < outputs && c < channels) v = ((const T *)e.residual)[at + c * e.stride[1] + i * e.stride[4]];
+            all[c] = Number<T>::widen(v);
+        }
+    }
+}
+
+template <class K>
+__device__ __forceinline__ void direct_apply(const HaloProblem<typename K::Element> &p, const HaloBlock &b,
+                                             const DirectItem &item, int32_t first_slot, int32_t slot_step,
+                                             int32_t channels, DirectSums<K> &sum)
+{
+    typedef typename K::Accumulator A;
+    enum { Size = K::Fused * K::Channels };
+    const int64_t channel = (int64_t)b.g * p.out_group + item.oc;
+    apply_in_registers(p.list, 0, reinterpret_cast<A (&)[K::Columns][Size]>(sum),
+                       [=](int i) { return channel + min(i % K::Channels, channels - 1); },
+                       [&](const Entry<A> &e, int u, A (&r)[Size]) {
+        DirectTarget t = direct_target<K>(p, item, first_slot + u * slot_step);
+        direct_residual<K>(p, e, offset_of({b.n, channel, t.od, t.oh, t.ow, 1, 1}, e.stride), t.outputs, channels, r);
+    });
+}
+
+// All outputs of a thread to y, as elements of Out.
+template <class Out, class K>
+__device__ __forceinline__ void direct_store(const HaloProblem<typename K::Element> &p, const DirectItem &item,
+                                             int32_t first_slot, int32_t slot_step, int32_t channels,
+                                             const DirectSums<K> &sum)
+{
+    Out *y = (Out *)p.y + item.offset;
 #pragma unroll
     for (int u = 0; u < K::Columns; u++) {
         DirectTarget t = direct_target<K>(p, item, first_slot + u * slot_step);
-        T value[K::Channels][K::Fused];
-        typename K::Accumulator wide[K::Channels * K::Fused];
+        Out value[K::Channels][K::Fused];
         if (t.outputs == 0) continue;
-#pragma unroll
-        for (int c = 0; c < K::Channels; c++) {
-            typename K::Accumulator column[K::Fused];
-#pragma unroll
-            for (int r = 0; r < K::Fused; r++) column[r] = sum[u][r][c];
-            rotate_phases(column, K::KernelW > 0 ? K::Rotation : p.s.rotation[2]);
-#pragma unroll
-            for (int r = 0; r < K::Fused; r++) wide[c * K::Fused + r] = column[r];
-        }
-        if (p.list.count > 0)
-            apply_at<K::Fused>(p.list, wide, {b.n, (int64_t)b.g * p.out_group + item.oc, t.od, t.oh, t.ow, channels,
-                                              t.outputs}, item.offset + t.offset, p.y_stride[1], p.y_stride[4],
-                                p.row_vectors && t.outputs == K::Fused);
 #pragma unroll
         for (int c = 0; c < K::Channels; c++)
 #pragma unroll
-            for (int r = 0; r < K::Fused; r++) value[c][r] = Number<T>::round(wide[c * K::Fused + r]);
-        if (p.channel_vectors) direct_store_channels<K>(p, t.outputs, y + t.offset, value);
+            for (int r = 0; r < K::Fused; r++) value[c][r] = Number<Out>::round(sum[u][r][c]);
+        if (p.channel_vectors) direct_store_channels<Out, K>(p, t.outputs, y + t.offset, value);
         else if (p.row_vectors && t.outputs == K::Fused)
-            direct_store_rows<K, 2>(p, t.outputs, channels, y + t.offset, value);
-        else if (p.row_neighbours) direct_store_rows<K, 1>(p, t.outputs, channels, y + t.offset, value);
-        else direct_store_rows<K, 0>(p, t.outputs, channels, y + t.offset, value);
+            direct_store_rows<Out, K, 2>(p, t.outputs, channels, y + t.offset, value);
+        else if (p.row_neighbours) direct_store_rows<Out, K, 1>(p, t.outputs, channels, y + t.offset, value);
+        else direct_store_rows<Out, K, 0>(p, t.outputs, channels, y + t.offset, value);
     }
 }
 
@@ -273,13 +322,13 @@ __device__ __noinline__ void direct_store_exact(const HaloProblem<typename K::El
         DirectTarget t = direct_target<K>(p, item, first_slot + u * slot_step);
         for (int32_t c = 0; c < K::Channels && item.oc + c < p.out_group; c++)
             for (int32_t r = 0; r < t.outputs; r++)
-                p.y[item.offset + t.offset + c * p.y_stride[1] + r * p.y_stride[4]] =
-                    halo_finish(p, halo_exact_sum(p, p.packed, packing, b.n, b.g, item.oc + c, t.od, t.oh, t.ow + r),
-                                b.n, (int64_t)b.g * p.out_group + item.oc + c, t.od, t.oh, t.ow + r);
+                halo_finish(p, item.offset + t.offset + c * p.y_stride[1] + r * p.y_stride[4],
+                            halo_exact_sum(p, p.packed, packing, b.n, b.g, item.oc + c, t.od, t.oh, t.ow + r),
+                            {b.n, (int64_t)b.g * p.out_group + item.oc + c, t.od, t.oh, t.ow + r, 1, 1});
     }
 }
 
-template <class K>
+template <class K, bool Lists>
 __global__ void __launch_bounds__(K::Threads, K::Blocks)
 direct_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
 {
@@ -320,12 +369,22 @@ direct_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
         }
         if (!active) continue;
         DirectItem place = direct_item<K>(p, b, phase, oc);
-        if (exact) direct_store_exact<K>(p, b, place, first_slot, slot_step);
-        else direct_store<K>(p, b, place, first_slot, slot_step, sum);
+        if (exact) { direct_store_exact<K>(p, b, place, first_slot, slot_step);  continue; }
+        const int32_t channels = min(K::Channels, p.out_group - oc);
+        direct_add_bias<K>(p, (int64_t)b.g * p.out_group + oc, channels, sum);
+        if constexpr (Lists)
+            if (p.list.count > 0) direct_apply<K>(p, b, place, first_slot, slot_step, channels, sum);
+        if (Lists && sizeof(typename K::Element) == 2 && p.wide)
+            direct_store<A, K>(p, place, first_slot, slot_step, channels, sum);
+        else direct_store<typename K::Element, K>(p, place, first_slot, slot_step, channels, sum);
     }
 }
 
 template <class K> struct DirectKernel {
+    static auto *function(const convt3d__plan *plan)
+    {
+        return halo_lists(plan) ? direct_kernel<K, true> : direct_kernel<K, false>;
+    }
     static HaloKernel describe(const convt3d__plan *plan)
     {
         return {K::Channels, K::Fused, 1, K::Columns, K::Warps, 0, (int32_t)plan->axis[2].kernel * K::Channels, 1, 0,
@@ -333,11 +392,11 @@ template <class K> struct DirectKernel {
     }
     convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
     {
-        return halo_ready<typename K::Element>(plan, direct_kernel<K>, error);
+        return halo_ready<typename K::Element>(plan, function(plan), error);
     }
     convt3d_status run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error) const
     {
-        return halo_run<typename K::Element>(plan, io, direct_kernel<K>, K::Threads, 1, error);
+        return halo_run<typename K::Element>(plan, io, function(plan), K::Threads, 1, error);
     }
     convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
                         convt3d_error *error) const

@@ -2,39 +2,43 @@
 // that the kernel applies (convt3d.h, WHAT FOLLOWS THE CONVOLUTION). Every kernel ends here, and so do the passes
 // (pass.cuh).
 //
-// Idea      Most lists are one affine step, one residual and one piecewise linear function. Those are recognised when
-//           the call is made (Simple) and cost a handful of instructions a value, inlined. All others go through
-//           apply_list(): a thread hands over an array of values and two functions that say where value i is, channel(i)
-//           and offset(i, stride); which entry it is, is decided once for the array. list_in_memory() is the same as a
-//           function that is called, so that a kernel of many instances does not hold it many times over, and keeps its
-//           registers (one that uses wgmma must not call: ptxas would serialise that).
+// Idea      Which entry it is, is decided once for all values that a thread holds. apply_in_registers() has the cheap
+//           entries inlined for all values, and the others for some values at a time in a loop that moves those which
+//           come next to the front: code stays short, and no value goes through memory. apply_list() has them all
+//           inlined (passes); list_in_memory() is for values that lie in memory or come one by one. A kernel says where
+//           its values are by functions: the channel of value i, its offset given strides, how it loads a residual.
+// f32       exp and 1/v are the unit's approximations, off by two units of the last place, and exp by a rounding of its
+//           argument besides. docs/numerics.md, section 7, allows for both.
 #pragma once
 
 namespace convt3d_cuda {
 
 template <class A> struct Entry {
     int32_t kind;
+    int32_t like_y;                 // the residual has the strides of what the kernel stores
+    int32_t aligned;                // it begins at a multiple of 16 bytes, and
+    int32_t rows, channels;         // its rows (channels) lie side by side, from such multiples
     A a, b;
     const void *residual;           // of the output's type
     const A *scale, *shift;         // [out_channels] or null
     int64_t stride[5];              // of the residual
 };
 
-// v*scale[c] + shift[c], then *a + b, then + residual, then below zero *slope, then between low and high. The residual
-// has y's strides.
-template <class A> struct Simple {
-    int32_t whole;                  // 1: this is all of the list
-    int32_t affine, leaks, bounded; // whether there is such a step: scale and shift; slope; high
-    int32_t vectors;                // the residual's rows may be read as y's are written
-    A a, b, slope, low, high;
+// Where the list begins with an affine entry, that is its head, which kernels may apply together with the bias: what it
+// reads is then loaded with that, and waited for once. A sum becomes (sum + bias)*factor + term.
+template <class A> struct Head {
+    int32_t entries;                // 1: there is one
+    A a, b;
     const A *scale, *shift;
-    const void *residual;
+    __device__ __forceinline__ A factor(int64_t channel) const { return scale ? scale[channel] : a; }
+    __device__ __forceinline__ A term(int64_t channel) const { return shift ? shift[channel] : b; }
 };
 
 template <class T> struct List {
     typedef typename Number<T>::Accumulator Accumulator;
     int32_t count;
-    Simple<Accumulator> simple;
+    int32_t residual;               // the first entry with one, or count
+    Head<Accumulator> head;
     Entry<Accumulator> entry[CONVT3D_MAX_OPS];
 };
 
@@ -48,28 +52,12 @@ template <class T> struct Epilogue {
     __device__ __forceinline__ T finish(Accumulator sum, int64_t oc) const { return Number<T>::round(widen(sum, oc)); }
 };
 
-template <class A> Simple<A> simple_of(const Entry<A> *entry, int32_t count, const int64_t (&y_stride)[5])
+// Whether all strides but the inner one, which is 1, are multiples of 16 bytes, and the data begins at one.
+static inline bool lies_in_vectors(const void *data, const int64_t stride[5], int inner, int64_t element)
 {
-    const A infinity = (A)HUGE_VAL;
-    Simple<A> s = {0, 0, 0, 0, 0, 1, 0, 1, -infinity, infinity, NULL, NULL, NULL};
-    int32_t i = 0;
-    if (i < count && entry[i].kind == CONVT3D_OP_CHANNEL_AFFINE) {
-        s.affine = 1;  s.scale = entry[i].scale;  s.shift = entry[i++].shift;
-    }
-    if (i < count && entry[i].kind == CONVT3D_OP_AFFINE) { s.affine = 1;  s.a = entry[i].a;  s.b = entry[i++].b; }
-    if (i < count && entry[i].kind == CONVT3D_OP_ADD && memcmp(entry[i].stride, y_stride, sizeof y_stride) == 0)
-        s.residual = entry[i++].residual;
-    s.vectors = (uintptr_t)s.residual % 16 == 0;
-    if (i < count) {
-        const Entry<A> &e = entry[i++];
-        if (e.kind == CONVT3D_OP_LEAKY_RELU) { s.leaks = 1;  s.slope = e.a; }
-        else if (e.kind == CONVT3D_OP_RELU) s.low = 0;
-        else if (e.kind == CONVT3D_OP_RELU6) { s.bounded = 1;  s.low = 0;  s.high = 6; }
-        else if (e.kind == CONVT3D_OP_CLAMP) { s.bounded = 1;  s.low = e.a;  s.high = e.b; }
-        else return s;
-    }
-    s.whole = i == count;
-    return s;
+    for (int i = 0; i < 5; i++)
+        if (i == inner ? stride[i] != 1 : stride[i] * element % 16 != 0) return false;
+    return (uintptr_t)data % 16 == 0;
 }
 
 // Entries [first, end) of the plan's list.
@@ -77,79 +65,100 @@ template <class T> List<T> list_of(const convt3d__plan *plan, const convt3d_io *
 {
     typedef typename Number<T>::Accumulator A;
     List<T> list = {};
+    list.residual = end - first;
+    list.head.a = 1;
     for (; first < end; first++) {
         const convt3d_op &op = plan->desc.ops[first];
         const convt3d_op_io &tensors = io->ops[first];
         Entry<A> &entry = list.entry[list.count++];
         entry.kind = op.kind;
+        entry.like_y = memcmp(op.stride, plan->desc.y_stride, sizeof op.stride) == 0;
+        entry.aligned = (uintptr_t)tensors.residual % 16 == 0;
+        entry.rows = lies_in_vectors(tensors.residual, op.stride, 4, sizeof(T));
+        entry.channels = lies_in_vectors(tensors.residual, op.stride, 1, sizeof(T));
         entry.a = (A)op.a;
         entry.b = (A)op.b;
         entry.residual = tensors.residual;
         entry.scale = (const A *)tensors.scale;
         entry.shift = (const A *)tensors.shift;
         for (int s = 0; s < 5; s++) entry.stride[s] = op.stride[s];
+        if (entry.residual && list.residual >= list.count) list.residual = list.count - 1;
     }
-    list.simple = simple_of(list.entry, list.count, plan->desc.y_stride);
+    const Entry<A> &begin = list.entry[0];
+    if (list.count > 0 && begin.kind == CONVT3D_OP_AFFINE) list.head = {1, begin.a, begin.b, NULL, NULL};
+    if (list.count > 0 && begin.kind == CONVT3D_OP_CHANNEL_AFFINE) list.head = {1, 1, 0, begin.scale, begin.shift};
     return list;
 }
 
-// The simple list on N values, in three steps, between which a kernel may read the residual in its own way.
-template <class A, int N, class Channel>
-__device__ __forceinline__ void simple_affine(const Simple<A> &s, A (&v)[N], Channel channel)
-{
-    if (!s.affine) return;
-#pragma unroll
-    for (int i = 0; i < N; i++)
-        v[i] = (v[i] * (s.scale ? s.scale[channel(i)] : A(1)) + (s.shift ? s.shift[channel(i)] : A(0))) * s.a + s.b;
-}
+// ---- Functions ----
 
-// y_offset(i): of value i in y, and so in the residual.
-template <class T, int N, class Offset>
-__device__ __forceinline__ void simple_residual(const List<T> &list, typename Number<T>::Accumulator (&v)[N],
-                                                Offset y_offset)
+// exp(v) of f32 is 0 below the normal numbers: all uses add something to it, or multiply it by less than 2^8.
+static __device__ __forceinline__ float exponential(float v)
 {
-    T r[N];
-#pragma unroll
-    for (int i = 0; i < N; i++) r[i] = ((const T *)list.simple.residual)[y_offset(i)];
-#pragma unroll
-    for (int i = 0; i < N; i++) v[i] += Number<T>::widen(r[i]);
+    float r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v * 1.4426950408889634f));
+    return r;
 }
+static __device__ __forceinline__ double exponential(double v) { return exp(v); }
 
-// Rows of Width neighbours, the first at offset y, each a vector as wide as it is, 16 bytes at most.
-template <int Width, class T, int N>
-__device__ __forceinline__ void simple_residual_vectors(const List<T> &list, typename Number<T>::Accumulator (&v)[N],
-                                                        int64_t y, int64_t channel_step, int32_t channels)
+// 1/v for v >= 1.
+static __device__ __forceinline__ float reciprocal(float v)
 {
-    constexpr int lot = Width * (int)sizeof(T) > 16 ? 16 / (int)sizeof(T) : Width;
-    struct alignas(lot * sizeof(T)) Lot { T v[lot]; };
-    Lot r[N / lot];
-#pragma unroll
-    for (int i = 0; i < N / lot; i++)
-        r[i] = *(const Lot *)((const T *)list.simple.residual + y + min(i * lot / Width, channels - 1) * channel_step +
-                              i * lot % Width);
-#pragma unroll
-    for (int i = 0; i < N; i++) v[i] += Number<T>::widen(r[i / lot].v[i % lot]);
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
+    return r;
 }
+static __device__ __forceinline__ double reciprocal(double v) { return 1 / v; }
 
-template <class A, int N> __device__ __forceinline__ void simple_bends(const Simple<A> &s, A (&v)[N])
+// exp(v) - 1 for v <= 0: its series where the difference would cancel.
+static __device__ __forceinline__ float exponential_less_1(float v)
 {
-    if (s.leaks)
-#pragma unroll
-        for (int i = 0; i < N; i++) v[i] = v[i] > 0 ? v[i] : v[i] * s.slope;
-#pragma unroll
-    for (int i = 0; i < N; i++) v[i] = max_nan(v[i], s.low);
-    if (s.bounded)
-#pragma unroll
-        for (int i = 0; i < N; i++) v[i] = min_nan(v[i], s.high);
+    float series = fmaf(v, 1 / 5040.0f, 1 / 720.0f);
+    series = fmaf(series, v, 1 / 120.0f);
+    series = fmaf(series, v, 1 / 24.0f);
+    series = fmaf(series, v, 1 / 6.0f);
+    series = fmaf(series, v, 0.5f);
+    series = fmaf(series, v, 1.0f) * v;
+    return v > -0.4f ? series : exponential(v) - 1;
 }
+static __device__ __forceinline__ double exponential_less_1(double v) { return expm1(v); }
+
+// The normal distribution, erfc(-v/sqrt(2))/2. f32: half of Numerical Recipes' erfcc(), relative error 1.2e-7, with its
+// coefficients times log2(e), so that the tail below zero keeps its digits.
+static __device__ __forceinline__ float normal_below(float v)
+{
+    float t = reciprocal(fmaf(fabsf(v), 0.35355339059327f, 1.0f)), w = v * 0.84932180028802f, tail;
+    float e = fmaf(t, 0.246517298f, -1.186114945f);
+    e = fmaf(e, t, 2.147474464f);
+    e = fmaf(e, t, -1.637753152f);
+    e = fmaf(e, t, 0.402321582f);
+    e = fmaf(e, t, -0.268756860f);
+    e = fmaf(e, t, 0.139630057f);
+    e = fmaf(e, t, 0.539700616f);
+    e = fmaf(e, t, 1.442729204f);
+    e = fmaf(e, t, -2.825748218f);
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(tail) : "f"(fmaf(-w, w, e)));
+    tail *= t;
+    return v < 0 ? tail : 1 - tail;
+}
+static __device__ __forceinline__ double normal_below(double v) { return 0.5 * erfc(-0.7071067811865476 * v); }
 
 // log(1 + exp(v)) for any v.
-template <class A> __device__ __forceinline__ A softplus(A v) { return (v > 0 ? v : A(0)) + log1p(exp(-fabs(v))); }
+template <class A> __device__ __forceinline__ A softplus(A v)
+{
+    return (v > 0 ? v : A(0)) + log1p(exponential(-fabs(v)));
+}
+
+// v*tanh(log(1 + exp(v))), the tanh as n/(n + 2) with n = exp(v)*(exp(v) + 2).
+template <class A> __device__ __forceinline__ A mish(A v)
+{
+    A e = exponential(v < A(20) ? v : A(20)), n = e * (e + 2);
+    return v * (n * reciprocal(n + 2));
+}
 
 template <class A> __device__ __forceinline__ A hardsigmoid(A v)
 {
-    A t = v + A(3) < 0 ? A(0) : v + A(3);
-    return (t > A(6) ? A(6) : t) / A(6);
+    return min_nan(max_nan(v + A(3), A(0)), A(6)) * A(1.0 / 6);
 }
 
 // One entry that looks at one value alone. Comparisons are such that NaN stays NaN.
@@ -161,41 +170,82 @@ template <class A> __device__ __forceinline__ A function_of(int32_t kind, A a, A
     case CONVT3D_OP_RELU:        return max_nan(v, A(0));
     case CONVT3D_OP_RELU6:       return min_nan(max_nan(v, A(0)), A(6));
     case CONVT3D_OP_LEAKY_RELU:  return v > 0 ? v : a * v;
-    case CONVT3D_OP_SILU:        return v / (A(1) + exp(-v));
-    case CONVT3D_OP_SIGMOID:     return A(1) / (A(1) + exp(-v));
+    case CONVT3D_OP_SILU:        return v * reciprocal(A(1) + exponential(-v));
+    case CONVT3D_OP_SIGMOID:     return reciprocal(A(1) + exponential(-v));
     case CONVT3D_OP_TANH:        return tanh(v);
-    case CONVT3D_OP_GELU:        return A(0.5) * v * erfc(A(-0.7071067811865476) * v);
+    case CONVT3D_OP_GELU:        return v * normal_below(v);
     case CONVT3D_OP_GELU_TANH:   // v*(1 + tanh(u))/2 = v/(1 + exp(-2u)), u = sqrt(2/pi)*(v + 0.044715*v^3)
-        return v / (A(1) + exp(A(-1.5957691216057308) * (v + A(0.044715) * v * v * v)));
+        return v * reciprocal(A(1) + exponential(v * (A(-0.07135481627260025) * v * v + A(-1.5957691216057308))));
     case CONVT3D_OP_HARDSWISH:   return v * hardsigmoid(v);
     case CONVT3D_OP_HARDSIGMOID: return hardsigmoid(v);
-    case CONVT3D_OP_ELU:         return v > 0 ? v : a * expm1(v);
+    case CONVT3D_OP_ELU:         return v > 0 ? v : a * exponential_less_1(v);
     case CONVT3D_OP_SOFTPLUS:    return a * v > b ? v : softplus(a * v) / a;
-    default:                     return v * tanh(softplus(v));      // MISH
+    default:                     return mish(v);
     }
 }
 
-template <int32_t Kind, class A, int N> __device__ __forceinline__ void map_function(const Entry<A> &e, A (&v)[N])
+// ---- A list on the values of a thread ----
+
+template <int32_t Kind, class A, int N> __device__ __forceinline__ void map_function(A a, A b, A (&v)[N])
 {
 #pragma unroll
-    for (int i = 0; i < N; i++) v[i] = function_of(Kind, e.a, e.b, v[i]);
+    for (int i = 0; i < N; i++) v[i] = function_of(Kind, a, b, v[i]);
 }
 
-// The entries that need more than the value.
-template <class T, class A, int N, class Channel, class Offset>
-__device__ __forceinline__ void map_tensor(const Entry<A> &e, A (&v)[N], Channel channel, Offset offset)
+// The functions that are not inlined everywhere. Exp and what else the unit approximates: all other kinds.
+template <class A, int N>
+__device__ __forceinline__ void map_costly(int32_t kind, A a, A b, A (&v)[N])
 {
-    if (e.kind == CONVT3D_OP_CHANNEL_AFFINE) {
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            v[i] = v[i] * (e.scale ? e.scale[channel(i)] : A(1)) + (e.shift ? e.shift[channel(i)] : A(0));
-        return;
+    switch (kind) {
+    case CONVT3D_OP_SILU:        map_function<CONVT3D_OP_SILU>(a, b, v);  break;
+    case CONVT3D_OP_SIGMOID:     map_function<CONVT3D_OP_SIGMOID>(a, b, v);  break;
+    case CONVT3D_OP_TANH:        map_function<CONVT3D_OP_TANH>(a, b, v);  break;
+    case CONVT3D_OP_GELU:        map_function<CONVT3D_OP_GELU>(a, b, v);  break;
+    case CONVT3D_OP_GELU_TANH:   map_function<CONVT3D_OP_GELU_TANH>(a, b, v);  break;
+    case CONVT3D_OP_HARDSWISH:   map_function<CONVT3D_OP_HARDSWISH>(a, b, v);  break;
+    case CONVT3D_OP_HARDSIGMOID: map_function<CONVT3D_OP_HARDSIGMOID>(a, b, v);  break;
+    case CONVT3D_OP_ELU:         map_function<CONVT3D_OP_ELU>(a, b, v);  break;
+    case CONVT3D_OP_SOFTPLUS:    map_function<CONVT3D_OP_SOFTPLUS>(a, b, v);  break;
+    default:                     map_function<CONVT3D_OP_MISH>(a, b, v);  break;
     }
-    A r[N];
+}
+
+// Those that are; false if it is none of them.
+template <class A, int N>
+__device__ __forceinline__ bool map_cheap(int32_t kind, A a, A b, A (&v)[N])
+{
+    if (kind == CONVT3D_OP_LEAKY_RELU && a <= 1 && a != 0) {        // the larger of v and a*v, unless 0 meets infinity
 #pragma unroll
-    for (int i = 0; i < N; i++) r[i] = Number<T>::widen(((const T *)e.residual)[offset(i, e.stride)]);
+        for (int i = 0; i < N; i++) v[i] = max_nan(v[i], a * v[i]);
+        return true;
+    }
+    switch (kind) {
+    case CONVT3D_OP_AFFINE:      map_function<CONVT3D_OP_AFFINE>(a, b, v);  return true;
+    case CONVT3D_OP_CLAMP:       map_function<CONVT3D_OP_CLAMP>(a, b, v);  return true;
+    case CONVT3D_OP_RELU:        map_function<CONVT3D_OP_RELU>(a, b, v);  return true;
+    case CONVT3D_OP_RELU6:       map_function<CONVT3D_OP_RELU6>(a, b, v);  return true;
+    case CONVT3D_OP_LEAKY_RELU:  map_function<CONVT3D_OP_LEAKY_RELU>(a, b, v);  return true;
+    default:                     return false;
+    }
+}
+
+template <class A, int N, class Channel>
+__device__ __forceinline__ void map_channels(const Entry<A> &e, A (&v)[N], Channel channel)
+{
 #pragma unroll
-    for (int i = 0; i < N; i++) v[i] = e.kind == CONVT3D_OP_ADD ? v[i] + r[i] : v[i] * r[i];
+    for (int i = 0; i < N; i++)
+        v[i] = v[i] * (e.scale ? e.scale[channel(i)] : A(1)) + (e.shift ? e.shift[channel(i)] : A(0));
+}
+
+static __device__ __forceinline__ bool is_residual(int32_t kind)
+{
+    return kind == CONVT3D_OP_ADD || kind == CONVT3D_OP_MULTIPLY;
+}
+
+template <class A, int N> __device__ __forceinline__ void map_residual(int32_t kind, A (&v)[N], const A (&r)[N])
+{
+#pragma unroll
+    for (int i = 0; i < N; i++) v[i] = kind == CONVT3D_OP_ADD ? v[i] + r[i] : v[i] * r[i];
 }
 
 // The whole list on N values. channel(i) and offset(i, stride) must be legal for every i < N, also where value i is not
@@ -204,26 +254,111 @@ template <class T, int N, class Channel, class Offset>
 __device__ __forceinline__ void apply_list(const List<T> &list, typename Number<T>::Accumulator (&v)[N],
                                            Channel channel, Offset offset)
 {
+    typedef typename Number<T>::Accumulator A;
     for (int k = 0; k < list.count; k++) {
-        const Entry<typename Number<T>::Accumulator> &e = list.entry[k];
-        switch (e.kind) {
-        case CONVT3D_OP_AFFINE:      map_function<CONVT3D_OP_AFFINE>(e, v);  break;
-        case CONVT3D_OP_CLAMP:       map_function<CONVT3D_OP_CLAMP>(e, v);  break;
-        case CONVT3D_OP_RELU:        map_function<CONVT3D_OP_RELU>(e, v);  break;
-        case CONVT3D_OP_RELU6:       map_function<CONVT3D_OP_RELU6>(e, v);  break;
-        case CONVT3D_OP_LEAKY_RELU:  map_function<CONVT3D_OP_LEAKY_RELU>(e, v);  break;
-        case CONVT3D_OP_SILU:        map_function<CONVT3D_OP_SILU>(e, v);  break;
-        case CONVT3D_OP_SIGMOID:     map_function<CONVT3D_OP_SIGMOID>(e, v);  break;
-        case CONVT3D_OP_TANH:        map_function<CONVT3D_OP_TANH>(e, v);  break;
-        case CONVT3D_OP_GELU:        map_function<CONVT3D_OP_GELU>(e, v);  break;
-        case CONVT3D_OP_GELU_TANH:   map_function<CONVT3D_OP_GELU_TANH>(e, v);  break;
-        case CONVT3D_OP_HARDSWISH:   map_function<CONVT3D_OP_HARDSWISH>(e, v);  break;
-        case CONVT3D_OP_HARDSIGMOID: map_function<CONVT3D_OP_HARDSIGMOID>(e, v);  break;
-        case CONVT3D_OP_ELU:         map_function<CONVT3D_OP_ELU>(e, v);  break;
-        case CONVT3D_OP_SOFTPLUS:    map_function<CONVT3D_OP_SOFTPLUS>(e, v);  break;
-        case CONVT3D_OP_MISH:        map_function<CONVT3D_OP_MISH>(e, v);  break;
-        default:                     map_tensor<T>(e, v, channel, offset);  break;
-        }
+        const Entry<A> &e = list.entry[k];
+        if (map_cheap(e.kind, e.a, e.b, v)) continue;
+        if (e.kind == CONVT3D_OP_CHANNEL_AFFINE) map_channels(e, v, channel);
+        else if (is_residual(e.kind)) {
+            A r[N];
+#pragma unroll
+            for (int i = 0; i < N; i++) r[i] = Number<T>::widen(((const T *)e.residual)[offset(i, e.stride)]);
+            map_residual(e.kind, v, r);
+        } else map_costly(e.kind, e.a, e.b, v);
+    }
+}
+
+// f64, whose functions are long, calls one function for them.
+template <class A> struct Lot { A v[4]; };
+
+template <class A> __noinline__ __device__ Lot<A> costly_lot(int32_t kind, A a, A b, Lot<A> lot)
+{
+    map_costly(kind, a, b, lot.v);
+    return lot;
+}
+
+// Moves the first Size values to the end.
+template <int Size, class A, int N> __device__ __forceinline__ void turn(A (&v)[N])
+{
+    A first[Size];
+#pragma unroll
+    for (int i = 0; i < Size; i++) first[i] = v[i];
+#pragma unroll
+    for (int i = 0; i < N; i++) v[i] = i < N - Size ? v[i + Size] : first[i - (N - Size)];
+}
+
+template <class A, int N> __device__ __forceinline__ void map_costly_by_lots(int32_t kind, A a, A b, A (&v)[N])
+{
+    constexpr int size = sizeof(A) == 8 ? 4 : N % 16 == 0 ? 16 : N % 8 == 0 ? 8 : N;
+    static_assert(N % size == 0, "whole lots");
+#pragma unroll 1
+    for (int lot = 0; lot < N / size; lot++) {
+        A (&first)[size] = reinterpret_cast<A (&)[size]>(v);
+        if constexpr (sizeof(A) == 8) {
+            Lot<A> done = costly_lot(kind, a, b, {first[0], first[1], first[2], first[3]});
+#pragma unroll
+            for (int i = 0; i < size; i++) first[i] = done.v[i];
+        } else map_costly(kind, a, b, first);
+        turn<size>(v);
+    }
+}
+
+// The usual functions of networks are inlined for all values, where those are f32 and not too many.
+template <class A, int N> __device__ __forceinline__ void map_usual(int32_t kind, A a, A b, A (&v)[N])
+{
+    constexpr bool inlined = sizeof(A) == 4 && N < 64;
+    if (inlined && kind == CONVT3D_OP_SILU) map_function<CONVT3D_OP_SILU>(a, b, v);
+    else if (inlined && kind == CONVT3D_OP_GELU) map_function<CONVT3D_OP_GELU>(a, b, v);
+    else if (inlined && kind == CONVT3D_OP_GELU_TANH) map_function<CONVT3D_OP_GELU_TANH>(a, b, v);
+    else map_costly_by_lots(kind, a, b, v);
+}
+
+// The list from entry `first` on, on Groups x N values in registers. channel(i): of value i of all, legal also where
+// there is no output; residual(e, g, r) loads group g of a residual.
+template <class T, int Groups, int N, class Channel, class Residual>
+__device__ __forceinline__ void apply_in_registers(const List<T> &list, int first,
+                                                   typename Number<T>::Accumulator (&v)[Groups][N], Channel channel,
+                                                   Residual residual)
+{
+    typedef typename Number<T>::Accumulator A;
+    enum { All = Groups * N };
+    A (&all)[All] = reinterpret_cast<A (&)[All]>(v);
+#pragma unroll 1
+    for (int k = first; k < list.count; k++) {
+        const Entry<A> &e = list.entry[k];
+        if (map_cheap(e.kind, e.a, e.b, all)) continue;
+        if (e.kind == CONVT3D_OP_CHANNEL_AFFINE) map_channels(e, all, channel);
+        else if (is_residual(e.kind)) {
+#pragma unroll 1
+            for (int g = 0; g < Groups; g++) {
+                A r[N];
+                residual(e, g, r);
+                map_residual(e.kind, v[0], r);
+                turn<N>(all);
+            }
+        } else map_usual(e.kind, e.a, e.b, all);
+    }
+}
+
+// Has an element brought to the L2, where it is wanted later.
+static __device__ __forceinline__ void ask_early(const void *at)
+{
+    asm volatile("prefetch.global.L2 [%0];" :: "l"(at));
+}
+
+// N neighbours of a residual that lie in vectors.
+template <class T, int N>
+__device__ __forceinline__ void residual_vectors(const void *residual, int64_t offset,
+                                                 typename Number<T>::Accumulator (&r)[N])
+{
+    constexpr int lot = N * (int)sizeof(T) > 16 ? 16 / (int)sizeof(T) : N;
+    struct alignas(lot * sizeof(T)) Pack { T v[lot]; };
+    const T *from = (const T *)residual + offset;
+#pragma unroll
+    for (int i = 0; i < N / lot; i++) {
+        Pack pack = ((const Pack *)from)[i];
+#pragma unroll
+        for (int j = 0; j < lot; j++) r[i * lot + j] = Number<T>::widen(pack.v[j]);
     }
 }
 
@@ -233,6 +368,11 @@ struct Where {
     int64_t n, oc, od, oh, ow;
     int32_t channels, outputs;
 };
+
+static __device__ __forceinline__ int64_t offset_of(const Where &p, const int64_t (&s)[5])
+{
+    return p.n * s[0] + p.oc * s[1] + p.od * s[2] + p.oh * s[3] + p.ow * s[4];
+}
 
 // The list on `count` values in memory, rows of `width` as in Where.
 template <class T>
@@ -247,37 +387,11 @@ __noinline__ __device__ void list_in_memory(const List<T> &list, typename Number
 #pragma unroll
         for (int i = 0; i < N; i++) quad[i] = first + i < count ? v[first + i] : 0;
         apply_list(list, quad, [&](int i) { return p.oc + c(i); }, [&](int i, const int64_t (&s)[5]) {
-            return p.n * s[0] + (p.oc + c(i)) * s[1] + p.od * s[2] + p.oh * s[3] + (p.ow + r(i)) * s[4];
+            return offset_of(p, s) + c(i) * s[1] + r(i) * s[4];
         });
 #pragma unroll
         for (int i = 0; i < N; i++) if (first + i < count) v[first + i] = quad[i];
     }
-}
-
-// The list on N values in registers; y: the offset of v[0] in y, and the steps to the next channel and output; vectors:
-// rows are whole, and aligned in y.
-template <int Width, class T, int N>
-__device__ __forceinline__ void apply_at(const List<T> &list, typename Number<T>::Accumulator (&v)[N], const Where &p,
-                                         int64_t y, int64_t channel_step, int64_t output_step, bool vectors)
-{
-    if (list.simple.whole) {
-        auto c = [&](int i) { return min(i / Width, p.channels - 1); };
-        simple_affine(list.simple, v, [&](int i) { return p.oc + c(i); });
-        if (list.simple.residual && list.simple.vectors && vectors)
-            simple_residual_vectors<Width>(list, v, y, channel_step, p.channels);
-        else if (list.simple.residual)
-            simple_residual(list, v, [&](int i) {
-                return y + c(i) * channel_step + min(i % Width, p.outputs - 1) * output_step;
-            });
-        simple_bends(list.simple, v);
-        return;
-    }
-    typename Number<T>::Accumulator memory[N];
-#pragma unroll
-    for (int i = 0; i < N; i++) memory[i] = v[i];
-    list_in_memory(list, memory, N, Width, p);
-#pragma unroll
-    for (int i = 0; i < N; i++) v[i] = memory[i];
 }
 
 }

@@ -72,7 +72,8 @@ template <class T> struct HaloProblem {
     const T *x, *w;                         // w: only where a kernel reads it as the user laid it out
     const A *packed;
     const uint32_t *flags;                  // of each row (group, channel block, ic) of packed: 1: not all finite
-    T *y;
+    T *y;                                   // wide: of A in truth
+    int32_t wide;
     Epilogue<T> epilogue;
     List<T> list;
     HaloShape s;
@@ -402,12 +403,19 @@ static inline HaloShape halo_shape(const convt3d__plan *plan)
     return s;
 }
 
+// Whether the plan's kernel has anything to do between the bias and the rounding: there are instances that have not.
+static inline bool halo_lists(const convt3d__plan *plan)
+{
+    return plan->fused > 0 || plan->stored != plan->desc.dtype;
+}
+
 template <class T>
 HaloProblem<T> halo_problem(const convt3d__plan *plan, const convt3d_io *io, const HaloShape &s, int32_t span)
 {
     HaloProblem<T> p = {};
     const convt3d_desc &d = plan->desc;
-    const int64_t vector = 16 / (int64_t)sizeof(T);
+    const int64_t element = convt3d__element_size(plan->stored);
+    int64_t vector = 16 / (int64_t)sizeof(T), y_vector = 16 / element;
     bool other_multiples = true, all_multiples = true;
     p.x = (const T *)io->x;
     p.w = (const T *)(io->w_packed ? io->w_packed : io->w);
@@ -416,6 +424,7 @@ HaloProblem<T> halo_problem(const convt3d__plan *plan, const convt3d_io *io, con
                                  s.weight_row);
     p.packed_vectors = (uintptr_t)p.packed % 16 == 0;
     p.y = (T *)io->y;
+    p.wide = plan->stored != d.dtype;
     p.epilogue.bias = (const T *)io->bias;
     p.list = list_of<T>(plan, io, 0, plan->fused);
     p.s = s;
@@ -423,8 +432,8 @@ HaloProblem<T> halo_problem(const convt3d__plan *plan, const convt3d_io *io, con
     for (int i = 0; i < 5; i++) {
         p.x_stride[i] = d.x_stride[i];
         p.y_stride[i] = d.y_stride[i];
-        if (i < 4) other_multiples = other_multiples && d.y_stride[i] % (vector < s.fused ? vector : s.fused) == 0;
-        if (i < 4) all_multiples = all_multiples && d.y_stride[i] % vector == 0;
+        if (i < 4) other_multiples = other_multiples && d.y_stride[i] % convt3d__min(y_vector, s.fused) == 0;
+        if (i < 4) all_multiples = all_multiples && d.y_stride[i] % y_vector == 0;
     }
     p.groups = (int32_t)d.groups;
     p.in_group = (int32_t)plan->in_group;
@@ -446,11 +455,11 @@ HaloProblem<T> halo_problem(const convt3d__plan *plan, const convt3d_io *io, con
     p.row_neighbours = d.y_stride[4] == 1;
     // 2: whole 16-byte vectors along w; 1: vectors of one column
     p.row_vectors = d.y_stride[4] != 1 ? 0 : all_multiples && d.alignment >= 16 ? 2
-                  : other_multiples && d.alignment >= convt3d__min(16, s.fused * (int64_t)sizeof(T)) ? 1 : 0;
+                  : other_multiples && d.alignment >= convt3d__min(16, s.fused * element) ? 1 : 0;
     p.channel_vectors = d.y_stride[1] == 1 && d.alignment >= 16 && plan->out_group % s.channels == 0 &&
                         s.channels > 1;
     for (int i = 0; i < 5; i++)
-        if (i != 1 && d.y_stride[i] % convt3d__min(vector, s.channels) != 0) p.channel_vectors = 0;
+        if (i != 1 && d.y_stride[i] % convt3d__min(y_vector, s.channels) != 0) p.channel_vectors = 0;
     return p;
 }
 
@@ -772,14 +781,15 @@ __device__ __forceinline__ typename Number<T>::Accumulator halo_bias(const HaloP
     return p.epilogue.bias ? Number<T>::widen(p.epilogue.bias[oc]) : typename Number<T>::Accumulator(0);
 }
 
-// An output summed one by one: the bias, the list, the rounding.
+// An output summed one by one, to y: the bias, the list, the rounding.
 template <class T>
-__device__ __forceinline__ T halo_finish(const HaloProblem<T> &p, typename Number<T>::Accumulator sum, int64_t n,
-                                         int64_t oc, int32_t od, int32_t oh, int32_t ow)
+__device__ __forceinline__ void halo_finish(const HaloProblem<T> &p, int64_t offset,
+                                            typename Number<T>::Accumulator sum, const Where &place)
 {
-    typename Number<T>::Accumulator v[1] = {p.epilogue.widen(sum, oc)};
-    if (p.list.count > 0) list_in_memory(p.list, v, 1, 1, {n, oc, od, oh, ow, 1, 1});
-    return Number<T>::round(v[0]);
+    typename Number<T>::Accumulator v[1] = {p.epilogue.widen(sum, place.oc)};
+    if (p.list.count > 0) list_in_memory(p.list, v, 1, 1, place);
+    if (sizeof(T) == 2 && p.wide) ((typename Number<T>::Accumulator *)p.y)[offset] = v[0];
+    else ((T *)p.y)[offset] = Number<T>::round(v[0]);
 }
 
 // N values to consecutive elements, in stores of 16 bytes or of all N; evict-first, since y is not read again.

@@ -20,7 +20,8 @@
 // Measured  one H200, NCDHW, w packed inside the call: nnunet_64_32_64 f32 0.30 ms (0.53 of the floor), TF32 0.196
 //           (0.80), f16 0.102 (0.77); nnunet_128_64_32 0.144 (0.27), 0.064 (0.61), 0.042 (0.47). In f32 the two
 //           consumer warps of a scheduler multiply at the same time, at 75% of the unit's rate, then both store.
-// Outputs that no tap reaches are filled with the bias by the same launch.
+// List      applied to the sums in registers; what is repaired, and outputs that no tap reaches, one by one.
+// Outputs that no tap reaches are filled by the same launch.
 #pragma once
 
 extern "C" {
@@ -90,6 +91,7 @@ struct NonoverlapProblem {
     int32_t stages, chunks;
     int32_t loads;                          // how x is read: NONOVERLAP_SINGLY, ...
     int32_t quads;      // neighbours in y that a thread holds: kernel 1, 2 or 4 along W, 8: four channels; 0: none
+    int32_t wide;       // 1: y has f32 for 16-bit elements
     int32_t cropped, fill;                  // some taps land outside y; some outputs get no tap
     float keep;                             // the least scaled magnitude that halves hold well enough
 };
@@ -485,14 +487,30 @@ __device__ __forceinline__ void nonoverlap_pack_slice(const NonoverlapProblem &p
 
 // ---- Consumers: outputs one by one ----
 
+// The output of a row of the group's w at a position; it may lie outside y.
 template <bool ChannelsLast>
-__device__ __forceinline__ bool nonoverlap_inside(const NonoverlapProblem &p, int position, int row)
+__device__ __forceinline__ Where nonoverlap_output(const NonoverlapProblem &p, int position, int g, int row)
 {
     NonoverlapPosition at = nonoverlap_position(p, position);
     NonoverlapRow r = nonoverlap_row<ChannelsLast>(p, row);
-    int od = at.d * p.stride[0] - p.padding[0] + r.kd, oh = at.h * p.stride[1] - p.padding[1] + r.kh;
-    int ow = at.w * p.stride[2] - p.padding[2] + r.kw;
-    return od >= 0 && od < p.out[0] && oh >= 0 && oh < p.out[1] && ow >= 0 && ow < p.out[2];
+    return {at.n, (int64_t)g * p.out_group + r.oc, at.d * p.stride[0] - p.padding[0] + r.kd,
+            at.h * p.stride[1] - p.padding[1] + r.kh, at.w * p.stride[2] - p.padding[2] + r.kw, 1, 1};
+}
+
+template <bool ChannelsLast>
+__device__ __forceinline__ bool nonoverlap_inside(const NonoverlapProblem &p, int position, int row)
+{
+    Where o = nonoverlap_output<ChannelsLast>(p, position, 0, row);
+    return o.od >= 0 && o.od < p.out[0] && o.oh >= 0 && o.oh < p.out[1] && o.ow >= 0 && o.ow < p.out[2];
+}
+
+// The rounding and the store of an output that is computed alone.
+template <class T>
+__device__ __forceinline__ void nonoverlap_put_one(const NonoverlapProblem &p, int64_t offset,
+                                                   typename Number<T>::Accumulator v)
+{
+    if (sizeof(T) == 2 && p.wide) ((typename Number<T>::Accumulator *)p.y)[offset] = v;
+    else ((T *)p.y)[offset] = Number<T>::round(v);
 }
 
 // Stores one value with every test: position is of the tile, row of the slice that begins at slice_row.
@@ -504,7 +522,18 @@ __device__ __forceinline__ void nonoverlap_store_tested(const NonoverlapProblem 
     int64_t base = bases[position], offset = ((const int64_t *)table)[row];
     if (base == INT64_MIN || offset == INT64_MIN) return;
     if (p.cropped && !nonoverlap_inside<ChannelsLast>(p, tile * Tile::Positions + position, slice_row + row)) return;
-    ((T *)p.y)[base + offset] = Number<T>::round(v);
+    nonoverlap_put_one<T>(p, base + offset, v);
+}
+
+// A residual's element of an output; 0 where there is none. offset: in y.
+template <class T, bool ChannelsLast>
+__device__ __noinline__ typename Number<T>::Accumulator
+nonoverlap_residual(const NonoverlapProblem &p, const Entry<typename Number<T>::Accumulator> &e, int64_t offset,
+                    int position, int g, int row)
+{
+    if (p.cropped && !nonoverlap_inside<ChannelsLast>(p, position, row)) return 0;
+    if (!e.like_y) offset = offset_of(nonoverlap_output<ChannelsLast>(p, position, g, row), e.stride);
+    return Number<T>::widen(((const T *)e.residual)[offset]);
 }
 
 template <class Tile>
@@ -518,8 +547,9 @@ __device__ __forceinline__ bool nonoverlap_wide_position(const NonoverlapProblem
 
 // A position's outputs in the rows of a warp, by f32 FMA in the order of the channels; a lane takes a row.
 template <class Tile, bool ChannelsLast>
-__device__ __noinline__ void nonoverlap_exact(const NonoverlapProblem &p, const unsigned char *table, int tile,
-                                              int slice, const int64_t *bases, int position, int row_begin)
+__device__ __noinline__ void nonoverlap_exact(const NonoverlapProblem &p, const List<float> &list,
+                                              const unsigned char *table, int tile, int slice, const int64_t *bases,
+                                              int position, int row_begin)
 {
     int g = slice / p.slices_of_group, slice_row = (slice - g * p.slices_of_group) * Tile::Rows;
     const float *bias = (const float *)(table + Tile::Rows * 8);
@@ -535,28 +565,34 @@ __device__ __noinline__ void nonoverlap_exact(const NonoverlapProblem &p, const 
 #pragma unroll 16
         for (int ic = 0; ic < p.in_group; ic++)
             v = fmaf(__ldg(x + ic * p.x_stride[1]), __ldg(w + (int64_t)ic * p.columns), v);
-        nonoverlap_store_tested<float, Tile, ChannelsLast>(p, table, tile, slice_row, bases, position, row,
-                                                           v + bias[row]);
+        v += bias[row];
+        if (list.count > 0) {
+            const int at = tile * Tile::Positions + position;
+            if (p.cropped && !nonoverlap_inside<ChannelsLast>(p, at, slice_row + row)) continue;
+            list_in_memory(list, &v, 1, 1, nonoverlap_output<ChannelsLast>(p, at, g, slice_row + row));
+        }
+        nonoverlap_store_tested<float, Tile, ChannelsLast>(p, table, tile, slice_row, bases, position, row, v);
     }
 }
 
 // ---- Consumers: products ----
 
-template <class Mode, class Tile, bool ChannelsLast> struct NonoverlapWarp {
+template <class Mode, class Tile, bool ChannelsLast, bool Lists> struct NonoverlapWarp {
     typedef typename Mode::T T;
     typedef NonoverlapShared<Mode, Tile> Shared;
     enum { RowTiles = Tile::RowTiles, Blocks = Tile::Blocks };
 
     const NonoverlapProblem &p;
+    const List<T> &list;
     const Shared &layout;
     unsigned char *shared;
     int lane, row_begin, position_begin;        // of this warp in the tile
     float sum[RowTiles][Blocks][8];             // where it is promoted, a chunk's; else all
     float total[Mode::Promoted ? RowTiles : 1][Mode::Promoted ? Blocks : 1][8];
 
-    __device__ __forceinline__ NonoverlapWarp(const NonoverlapProblem &problem, const Shared &l, unsigned char *s,
-                                              int warp)
-        : p(problem), layout(l), shared(s), lane(threadIdx.x % 32),
+    __device__ __forceinline__ NonoverlapWarp(const NonoverlapProblem &problem, const List<T> &what_follows,
+                                              const Shared &l, unsigned char *s, int warp)
+        : p(problem), list(what_follows), layout(l), shared(s), lane(threadIdx.x % 32),
           row_begin(warp / Tile::PositionWarps * 16 * RowTiles),
           position_begin(warp % Tile::PositionWarps * 16 * Blocks)
     {
@@ -671,10 +707,57 @@ template <class Mode, class Tile, bool ChannelsLast> struct NonoverlapWarp {
         else sum[m][b][i] *= factor;
     }
 
+    // The finished sums.
+    __device__ __forceinline__ float (&values())[RowTiles][Blocks][8]
+    {
+        if constexpr (Mode::Promoted) return total;
+        else return sum;
+    }
+
     __device__ __forceinline__ float value(int m, int b, int i) const
     {
         if constexpr (Mode::Promoted) return total[m][b][i];
         else return sum[m][b][i];
+    }
+
+    // Row and position of value i of a fragment.
+    __device__ __forceinline__ int row_of(int m, int i) const
+    {
+        return row_begin + m * 16 + (ChannelsLast ? lane % 4 * 4 + i / 4 * 2 + i % 2 : lane / 4 + i / 2 % 2 * 8);
+    }
+    __device__ __forceinline__ int position_of(int b, int i) const
+    {
+        return position_begin + b * 16 + (ChannelsLast ? lane / 4 + i / 2 % 2 * 8 : lane % 4 * 2 + i % 2 + i / 4 * 8);
+    }
+
+    // Sums become values: the bias, the list.
+    __device__ __forceinline__ void apply(int tile, int slice, const int64_t *bases)
+    {
+        const int64_t *offsets = (const int64_t *)(shared + layout.table);
+        const float *bias = (const float *)(offsets + Tile::Rows);
+        const int g = slice / p.slices_of_group, slice_row = (slice - g * p.slices_of_group) * Tile::Rows;
+        float (&all)[RowTiles * Blocks][8] = reinterpret_cast<float (&)[RowTiles * Blocks][8]>(values());
+#pragma unroll
+        for (int i = 0; i < RowTiles * Blocks * 8; i++) all[i / 8][i % 8] += bias[row_of(i / 8 / Blocks, i % 8)];
+        if (list.count == 0) return;
+        auto channel = [&](int i) {
+            const int row = slice_row + row_of(i / 8 / Blocks, i % 8);
+            return min(g * p.out_group + nonoverlap_row<ChannelsLast>(p, row).oc, p.groups * p.out_group - 1);
+        };
+        apply_in_registers(list, 0, all, channel, [&](const Entry<float> &e, int fragment, float (&r)[8]) {
+            const int m = fragment / Blocks, b = fragment % Blocks;
+#pragma unroll 1
+            for (int i = 0; i < 8; i++) {
+                const int64_t base = bases[position_of(b, i)], offset = offsets[row_of(m, i)];
+                float v = 0;
+                if (base != INT64_MIN && offset != INT64_MIN)
+                    v = nonoverlap_residual<T, ChannelsLast>(p, e, base + offset,
+                                                             tile * Tile::Positions + position_of(b, i), g,
+                                                             slice_row + row_of(m, i));
+#pragma unroll
+                for (int j = 0; j < 8; j++) if (j == i) r[j] = v;
+            }
+        });
     }
 
     // One chunk of one tile, from a stage that is full.
@@ -699,31 +782,36 @@ template <class Mode, class Tile, bool ChannelsLast> struct NonoverlapWarp {
     // ---- stores ----
 
     // Streaming stores, where `here`; the predicate saves a branch.
-    static __device__ __forceinline__ void store_two(T *at, float a, float b, bool here)
+    template <class Out> static __device__ __forceinline__ void store_two(Out *at, float a, float b, bool here)
     {
-        T v[2] = {Number<T>::round(a), Number<T>::round(b)};
-        if (sizeof(T) == 4)
+        alignas(8) Out v[2] = {Number<Out>::round(a), Number<Out>::round(b)};
+        if (sizeof(Out) == 4)
             asm volatile("{ .reg .pred p; setp.ne.u32 p, %3, 0; @p st.global.cs.v2.b32 [%0], {%1, %2}; }"
-                         :: "l"(at), "r"(((uint32_t *)v)[0]), "r"(((uint32_t *)v)[sizeof(T) / 4]), "r"((uint32_t)here));
+                         :: "l"(at), "r"(((uint32_t *)v)[0]), "r"(((uint32_t *)v)[sizeof(Out) / 4]),
+                            "r"((uint32_t)here));
         else asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p st.global.cs.b32 [%0], %1; }"
                           :: "l"(at), "r"(*(uint32_t *)v), "r"((uint32_t)here));
     }
 
-    static __device__ __forceinline__ void store_four(T *at, float a, float b, float c, float d, bool here)
+    template <class Out>
+    static __device__ __forceinline__ void store_four(Out *at, float a, float b, float c, float d, bool here)
     {
-        alignas(16) T v[4] = {Number<T>::round(a), Number<T>::round(b), Number<T>::round(c), Number<T>::round(d)};
+        alignas(16) Out v[4] = {Number<Out>::round(a), Number<Out>::round(b), Number<Out>::round(c),
+                                Number<Out>::round(d)};
         const uint32_t *bits = (const uint32_t *)v;
-        if (sizeof(T) == 4)
+        if (sizeof(Out) == 4)
             asm volatile("{ .reg .pred p; setp.ne.u32 p, %5, 0; @p st.global.cs.v4.b32 [%0], {%1, %2, %3, %4}; }"
-                         :: "l"(at), "r"(bits[0]), "r"(bits[1]), "r"(bits[sizeof(T) / 2]), "r"(bits[sizeof(T) / 4 * 3]),
-                            "r"((uint32_t)here));
+                         :: "l"(at), "r"(bits[0]), "r"(bits[1]), "r"(bits[sizeof(Out) / 2]),
+                            "r"(bits[sizeof(Out) / 4 * 3]), "r"((uint32_t)here));
         else asm volatile("{ .reg .pred p; setp.ne.u32 p, %3, 0; @p st.global.cs.v2.b32 [%0], {%1, %2}; }"
                           :: "l"(at), "r"(bits[0]), "r"(bits[1]), "r"((uint32_t)here));
     }
 
-    // A block whose outputs are cropped or lie unaligned: by way of shared memory, every value tested.
+    // A block whose outputs are cropped, lie unaligned or are repaired: by way of shared memory, every value tested.
+    // What is repaired is not stored before, since y may be a residual. Lists: the bias is added.
     __device__ __forceinline__ void store_block_tested(int tile, int slice_row, const int64_t *bases, int b)
     {
+        [[maybe_unused]] const int *wide_row = (const int *)(shared + layout.table + Tile::Rows * 12);
         float *scratch = (float *)(shared + layout.scratch) + (threadIdx.x / 32) * (Shared::Scratch / 4);
         const float *bias = (const float *)(shared + layout.table + Tile::Rows * 8);
 #pragma unroll
@@ -731,15 +819,17 @@ template <class Mode, class Tile, bool ChannelsLast> struct NonoverlapWarp {
             __syncwarp();
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                int row = ChannelsLast ? lane % 4 * 4 + i / 4 * 2 + i % 2 : lane / 4 + i / 2 % 2 * 8;
-                int position = ChannelsLast ? lane / 4 + i / 2 % 2 * 8 : lane % 4 * 2 + i % 2 + i / 4 * 8;
+                int row = row_of(0, i) - row_begin, position = position_of(b, i) - position_begin - b * 16;
                 scratch[row * 17 + position] = value(m, b, i);
             }
             __syncwarp();
 #pragma unroll 1
             for (int i = lane; i < 256; i += 32) {
                 int row = ChannelsLast ? i % 16 : i / 16, position = ChannelsLast ? i / 16 : i % 16;
-                float v = scratch[row * 17 + position] + bias[row_begin + m * 16 + row];
+                float v = scratch[row * 17 + position] + (Lists ? 0 : bias[row_begin + m * 16 + row]);
+                if constexpr (Mode::Scaled)
+                    if (wide_row[row_begin + m * 16 + row] ||
+                        nonoverlap_wide_position<Tile>(p, bases, position_begin + b * 16 + position)) continue;
                 nonoverlap_store_tested<T, Tile, ChannelsLast>(p, shared + layout.table, tile, slice_row, bases,
                                                                position_begin + b * 16 + position,
                                                                row_begin + m * 16 + row, v);
@@ -747,18 +837,19 @@ template <class Mode, class Tile, bool ChannelsLast> struct NonoverlapWarp {
         }
     }
 
-    // Channels last: four channels of a position.
-    __device__ __forceinline__ void store_channels(const int64_t *bases) const
+    // Channels last: four channels of a position. Lists: the bias is added.
+    template <class Out> __device__ __forceinline__ void store_channels(const int64_t *bases) const
     {
         const int64_t *offsets = (const int64_t *)(shared + layout.table) + row_begin + lane % 4 * 4;
         const float *bias = (const float *)(shared + layout.table + Tile::Rows * 8) + row_begin + lane % 4 * 4;
-        T *y[2 * Blocks];
+        Out *y[2 * Blocks];
 #pragma unroll
-        for (int b = 0; b < 2 * Blocks; b++) y[b] = (T *)p.y + bases[position_begin + b * 8 + lane / 4];
+        for (int b = 0; b < 2 * Blocks; b++) y[b] = (Out *)p.y + bases[position_begin + b * 8 + lane / 4];
 #pragma unroll
         for (int m = 0; m < RowTiles; m++) {
             int64_t offset = offsets[m * 16];
-            float4 add = *(const float4 *)(bias + m * 16);
+            float4 add = make_float4(0, 0, 0, 0);
+            if (!Lists) add = *(const float4 *)(bias + m * 16);
 #pragma unroll
             for (int b = 0; b < 2 * Blocks; b++) {
                 const int i = b % 2 * 2;
@@ -769,25 +860,26 @@ template <class Mode, class Tile, bool ChannelsLast> struct NonoverlapWarp {
     }
 
     // Planes, kernel Quads along W and as large a stride: the outputs of two positions, neighbours in a row.
-    template <int Quads> __device__ __forceinline__ void store_planes(const int64_t *bases) const
+    template <int Quads, class Out>
+    __device__ __forceinline__ void store_planes(const int64_t *bases) const
     {
         const int64_t *offsets = (const int64_t *)(shared + layout.table) + row_begin + lane / 4;
         const float *bias = (const float *)(shared + layout.table + Tile::Rows * 8) + row_begin + lane / 4;
-        T *y[2 * Blocks];
+        Out *y[2 * Blocks];
         int64_t next = Quads;       // where four taps make a position, the second may lie anywhere
 #pragma unroll
-        for (int b = 0; b < 2 * Blocks; b++) y[b] = (T *)p.y + bases[position_begin + b * 8 + lane % 4 * 2];
+        for (int b = 0; b < 2 * Blocks; b++) y[b] = (Out *)p.y + bases[position_begin + b * 8 + lane % 4 * 2];
 #pragma unroll
         for (int m = 0; m < RowTiles; m++) {
             if (Quads == 4 && m % 2 == 1) continue;
             int64_t offset = offsets[m * 16], second = Quads == 1 ? offsets[m * 16 + 8] : 0;
-            float add = bias[m * 16], add_second = Quads == 1 ? bias[m * 16 + 8] : 0;
+            float add = Lists ? 0 : bias[m * 16], add_second = Quads == 1 && !Lists ? bias[m * 16 + 8] : 0;
             bool here = offset != INT64_MIN;
             const int pair = Quads == 4 && m + 1 < RowTiles ? m + 1 : m;
 #pragma unroll
             for (int b = 0; b < 2 * Blocks; b++) {
                 const int i = b % 2 * 4;
-                T *at = y[b] + offset;
+                Out *at = y[b] + offset;
                 if (Quads == 2)
                     store_four(at, value(m, b / 2, i) + add, value(m, b / 2, i + 2) + add, value(m, b / 2, i + 1) + add,
                                value(m, b / 2, i + 3) + add, here);
@@ -808,6 +900,14 @@ template <class Mode, class Tile, bool ChannelsLast> struct NonoverlapWarp {
         }
     }
 
+    template <class Out> __device__ __forceinline__ void store_regular(const int64_t *bases) const
+    {
+        if (ChannelsLast) store_channels<Out>(bases);
+        else if (p.quads == 2) store_planes<2, Out>(bases);
+        else if (p.quads == 4) store_planes<4, Out>(bases);
+        else store_planes<1, Out>(bases);
+    }
+
     // What halves cannot hold: the outputs of a wide row of w or of a wide position, again and exactly.
     __device__ __forceinline__ void repair(int tile, int slice, const int64_t *bases) const
     {
@@ -817,7 +917,7 @@ template <class Mode, class Tile, bool ChannelsLast> struct NonoverlapWarp {
                         (all || nonoverlap_wide_position<Tile>(p, bases, begin + lane));
             uint32_t left = __ballot_sync(0xffffffffu, mine);
             for (; left; left &= left - 1)
-                nonoverlap_exact<Tile, ChannelsLast>(p, shared + layout.table, tile, slice, bases,
+                nonoverlap_exact<Tile, ChannelsLast>(p, list, shared + layout.table, tile, slice, bases,
                                                      begin + __ffs((int)left) - 1, row_begin);
         }
     }
@@ -843,18 +943,20 @@ template <class Mode, class Tile, bool ChannelsLast> struct NonoverlapWarp {
     {
         const int64_t *bases = (const int64_t *)(shared + layout.info + slot * Shared::Info);
         const int *regular = (const int *)((const unsigned char *)bases + Shared::Regular) + position_begin / 16;
-        const int *wide_row = (const int *)(shared + layout.barriers + 16 * NONOVERLAP_MOST_STAGES);
-        if (!all_of(regular)) {
+        bool repairs = false;
+        if constexpr (Mode::Scaled)
+            repairs = any_of(regular + Tile::Positions / 16) ||
+                      *(const int *)(shared + layout.barriers + 16 * NONOVERLAP_MOST_STAGES) ||
+                      (Tile::Skip > 1 && p.chunks > 1 && any_of(regular + 2 * Tile::Positions / 16));
+        if constexpr (Lists) apply(tile, slice, bases);
+        if (!all_of(regular) || (Lists && repairs)) {
 #pragma unroll
             for (int b = 0; b < Blocks; b++)
                 store_block_tested(tile, slice % p.slices_of_group * Tile::Rows, bases, b);
-        } else if (ChannelsLast) store_channels(bases);
-        else if (p.quads == 2) store_planes<2>(bases);
-        else if (p.quads == 4) store_planes<4>(bases);
-        else store_planes<1>(bases);
+        } else if (Lists && sizeof(T) == 2 && p.wide) store_regular<float>(bases);
+        else store_regular<T>(bases);
         if constexpr (Mode::Scaled)
-            if (any_of(regular + Tile::Positions / 16) || *wide_row ||
-                (Tile::Skip > 1 && p.chunks > 1 && any_of(regular + 2 * Tile::Positions / 16))) {
+            if (repairs) {
                 asm volatile("" ::: "memory");
                 __syncwarp();
                 repair(tile, slice, bases);
@@ -862,12 +964,12 @@ template <class Mode, class Tile, bool ChannelsLast> struct NonoverlapWarp {
     }
 };
 
-template <class Mode, class Tile, bool ChannelsLast>
-__device__ __forceinline__ void nonoverlap_consumer(const NonoverlapProblem &p,
+template <class Mode, class Tile, bool ChannelsLast, bool Lists>
+__device__ __forceinline__ void nonoverlap_consumer(const NonoverlapProblem &p, const List<typename Mode::T> &list,
                                                     const NonoverlapShared<Mode, Tile> &layout, unsigned char *shared,
                                                     uint32_t barriers, int warp)
 {
-    NonoverlapWarp<Mode, Tile, ChannelsLast> me(p, layout, shared, warp);
+    NonoverlapWarp<Mode, Tile, ChannelsLast, Lists> me(p, list, layout, shared, warp);
     NonoverlapItem item = nonoverlap_first(p);
     while (nonoverlap_exists(p, item)) {
         int slice = item.slice;
@@ -898,7 +1000,8 @@ static __device__ __forceinline__ bool nonoverlap_reached(const NonoverlapProble
 }
 
 // A warp takes a row of outputs: along W, or along (W, channel) where channels lie side by side.
-template <class T, bool ChannelsLast> __device__ __forceinline__ void nonoverlap_fill(const NonoverlapProblem &p)
+template <class T, bool ChannelsLast, bool Lists>
+__device__ __forceinline__ void nonoverlap_fill(const NonoverlapProblem &p, const List<T> &list)
 {
     int channels = p.groups * p.out_group, inner = ChannelsLast ? channels : 1, warps = (int)(blockDim.x / 32);
     int64_t rows = (int64_t)p.batch * p.out[0] * p.out[1] * (ChannelsLast ? 1 : channels);
@@ -908,17 +1011,19 @@ template <class T, bool ChannelsLast> __device__ __forceinline__ void nonoverlap
         int row_channel = ChannelsLast ? 0 : (int)(rest % channels);
         int64_t n = ChannelsLast ? rest : rest / channels;
         bool reached = nonoverlap_reached(p, 0, od) && nonoverlap_reached(p, 1, oh);
-        T *y = (T *)p.y + n * p.y_stride[0] + od * p.y_stride[2] + oh * p.y_stride[3];
+        auto fill = [&](int c, int ow) {
+            const Where place = {n, c, od, oh, ow, 1, 1};
+            typename Number<T>::Accumulator v = p.bias ? Number<T>::widen(((const T *)p.bias)[c]) : 0;
+            if constexpr (Lists) list_in_memory(list, &v, 1, 1, place);
+            nonoverlap_put_one<T>(p, offset_of(place, p.y_stride), v);
+        };
         for (int ow = 0; ow < p.out[2]; ow++) {
             if (!ChannelsLast) {
                 int mine = ow + (int)(threadIdx.x % 32);
-                if (mine < p.out[2] && !(reached && nonoverlap_reached(p, 2, mine)))
-                    y[row_channel * p.y_stride[1] + mine * p.y_stride[4]] = p.bias ? ((const T *)p.bias)[row_channel]
-                                                                                  : Number<T>::round(0);
+                if (mine < p.out[2] && !(reached && nonoverlap_reached(p, 2, mine))) fill(row_channel, mine);
                 ow += 31;
             } else if (!(reached && nonoverlap_reached(p, 2, ow)))
-                for (int c = (int)(threadIdx.x % 32); c < inner; c += 32)
-                    y[c * p.y_stride[1] + ow * p.y_stride[4]] = p.bias ? ((const T *)p.bias)[c] : Number<T>::round(0);
+                for (int c = (int)(threadIdx.x % 32); c < inner; c += 32) fill(c, ow);
         }
     }
 }
@@ -935,8 +1040,9 @@ __device__ __forceinline__ void nonoverlap_produce_all(const NonoverlapProblem &
     else nonoverlap_producer<Mode, Tile, NONOVERLAP_SINGLY>(p, layout, shared, barriers, warp);
 }
 
-template <class Mode, class Tile, bool ChannelsLast>
-__global__ void __launch_bounds__(Tile::Threads, 1) nonoverlap_kernel(const __grid_constant__ NonoverlapProblem p)
+template <class Mode, class Tile, bool ChannelsLast, bool Lists>
+__global__ void __launch_bounds__(Tile::Threads, 1)
+nonoverlap_kernel(const __grid_constant__ NonoverlapProblem p, const __grid_constant__ List<typename Mode::T> list)
 {
 #if __CUDA_ARCH__ >= 800
     extern __shared__ __align__(128) unsigned char nonoverlap_memory[];
@@ -957,9 +1063,9 @@ __global__ void __launch_bounds__(Tile::Threads, 1) nonoverlap_kernel(const __gr
     } else {
         claim_registers<Mode::Promoted ? 168 : 152>();
         if (p.tiles > 0 && warp < Tile::Consumers)
-            nonoverlap_consumer<Mode, Tile, ChannelsLast>(p, layout, shared, barriers, warp);
+            nonoverlap_consumer<Mode, Tile, ChannelsLast, Lists>(p, list, layout, shared, barriers, warp);
     }
-    if (p.fill) nonoverlap_fill<typename Mode::T, ChannelsLast>(p);
+    if (p.fill) nonoverlap_fill<typename Mode::T, ChannelsLast, Lists>(p, list);
 #endif
 }
 
@@ -1018,7 +1124,8 @@ template <class Mode, class Tile> bool nonoverlap_tiling(const convt3d__plan *pl
     double tiles = turns * (double)convt3d__ceil_div(t.tiles, sharing);
     double products = tiles * Tile::Rows * Tile::Positions * (double)k * (Mode::Parts == 2 ? 3 : 1) / 0.7e12;
     double converted = tiles * Tile::Positions * (double)k / (element == 4 ? 7e9 : 12e9);
-    double memory = (double)(plan->x_count + plan->w_count + plan->y_count) * (double)element / 3.7e12;
+    double memory = (double)(plan->x_count + plan->w_count) * (double)element / 3.7e12;
+    memory += (double)plan->y_count * (double)convt3d__element_size(plan->stored) / 3.7e12;
     t.seconds = products > converted ? products : converted;
     if (memory > t.seconds) t.seconds = memory;
     t.seconds += 4e-6 + 0.3 * converted +
@@ -1039,8 +1146,9 @@ typedef NonoverlapTile<2, 4, 4, 2> NonoverlapSquare;
 typedef NonoverlapTile<2, 4, 3, 2> NonoverlapDeep;
 typedef NonoverlapTile<1, 1, 2, 4> NonoverlapSmall;
 
-template <class Mode, class Tile, bool ChannelsLast> struct NonoverlapKernel {
-    static auto *function() { return nonoverlap_kernel<Mode, Tile, ChannelsLast>; }
+template <class Mode, class Tile, bool ChannelsLast, bool Lists> struct NonoverlapKernel {
+    typedef typename Mode::T T;
+    static auto *function() { return nonoverlap_kernel<Mode, Tile, ChannelsLast, Lists>; }
     static int threads() { return Tile::Threads; }
     static bool tiling(const convt3d__plan *plan, NonoverlapTiling *best)
     {
@@ -1048,19 +1156,31 @@ template <class Mode, class Tile, bool ChannelsLast> struct NonoverlapKernel {
     }
 };
 
-template <class Mode, bool ChannelsLast, class Act> auto nonoverlap_tile(int tile, Act act)
+static inline bool nonoverlap_lists(const convt3d__plan *plan)
 {
+    return plan->fused > 0 || plan->stored != plan->desc.dtype;
+}
+
+// Instances that apply a list: the two of these tiles that between them serve all, for the compiler's sake.
+template <class Mode, bool ChannelsLast, class Act>
+auto nonoverlap_tile(const convt3d__plan *plan, int tile, Act act)
+{
+    if (nonoverlap_lists(plan)) {
+        if (tile == 2) return act(NonoverlapKernel<Mode, NonoverlapDeep, ChannelsLast, true>());
+        return act(NonoverlapKernel<Mode, NonoverlapSmall, ChannelsLast, true>());
+    }
     switch (tile) {
-    case 0:  return act(NonoverlapKernel<Mode, NonoverlapTall, ChannelsLast>());
-    case 1:  return act(NonoverlapKernel<Mode, NonoverlapSquare, ChannelsLast>());
-    case 2:  return act(NonoverlapKernel<Mode, NonoverlapDeep, ChannelsLast>());
-    default: return act(NonoverlapKernel<Mode, NonoverlapSmall, ChannelsLast>());
+    case 0:  return act(NonoverlapKernel<Mode, NonoverlapTall, ChannelsLast, false>());
+    case 1:  return act(NonoverlapKernel<Mode, NonoverlapSquare, ChannelsLast, false>());
+    case 2:  return act(NonoverlapKernel<Mode, NonoverlapDeep, ChannelsLast, false>());
+    default: return act(NonoverlapKernel<Mode, NonoverlapSmall, ChannelsLast, false>());
     }
 }
 
-template <int RowWarps, bool ChannelsLast> struct NonoverlapF64Kernel {
+template <int RowWarps, bool ChannelsLast, bool Lists> struct NonoverlapF64Kernel {
+    typedef double T;
     typedef NonoverlapF64Shared<RowWarps> Shared;
-    static auto *function() { return nonoverlap_f64_kernel<RowWarps, ChannelsLast>; }
+    static auto *function() { return nonoverlap_f64_kernel<RowWarps, ChannelsLast, Lists>; }
     static int threads() { return 64 * RowWarps; }
     // Seconds at 190e9 products a second of a multiprocessor, or by the bytes.
     static bool tiling(const convt3d__plan *plan, NonoverlapTiling *best)
@@ -1095,23 +1215,25 @@ template <int RowWarps, bool ChannelsLast> struct NonoverlapF64Kernel {
 };
 
 // Rows of w of a block, in warps of 32: as many as waste least.
-template <bool ChannelsLast, class Act> auto nonoverlap_f64_tile(int tile, Act act)
+template <bool ChannelsLast, bool Lists, class Act> auto nonoverlap_f64_tile(int tile, Act act)
 {
-    if (tile == 0) return act(NonoverlapF64Kernel<4, ChannelsLast>());
-    return act(NonoverlapF64Kernel<3, ChannelsLast>());
+    if (tile == 0) return act(NonoverlapF64Kernel<4, ChannelsLast, Lists>());
+    return act(NonoverlapF64Kernel<3, ChannelsLast, Lists>());
 }
 
 template <bool ChannelsLast, class Act> auto nonoverlap_mode(const convt3d__plan *plan, int tile, Act act)
 {
-    if (plan->desc.dtype == CONVT3D_F64) return nonoverlap_f64_tile<ChannelsLast>(tile, act);
-    if (plan->desc.dtype == CONVT3D_F16) return nonoverlap_tile<NonoverlapF16, ChannelsLast>(tile, act);
-    if (plan->desc.dtype == CONVT3D_BF16) return nonoverlap_tile<NonoverlapBf16, ChannelsLast>(tile, act);
+    if (plan->desc.dtype == CONVT3D_F64)
+        return nonoverlap_lists(plan) ? nonoverlap_f64_tile<ChannelsLast, true>(tile, act)
+                                      : nonoverlap_f64_tile<ChannelsLast, false>(tile, act);
+    if (plan->desc.dtype == CONVT3D_F16) return nonoverlap_tile<NonoverlapF16, ChannelsLast>(plan, tile, act);
+    if (plan->desc.dtype == CONVT3D_BF16) return nonoverlap_tile<NonoverlapBf16, ChannelsLast>(plan, tile, act);
     bool brief = plan->in_group <= NONOVERLAP_CHUNK;
     if (plan->desc.math == CONVT3D_TF32)
-        return brief ? nonoverlap_tile<NonoverlapTf32Short, ChannelsLast>(tile, act)
-                     : nonoverlap_tile<NonoverlapTf32, ChannelsLast>(tile, act);
-    return brief ? nonoverlap_tile<NonoverlapF32Short, ChannelsLast>(tile, act)
-                 : nonoverlap_tile<NonoverlapF32, ChannelsLast>(tile, act);
+        return brief ? nonoverlap_tile<NonoverlapTf32Short, ChannelsLast>(plan, tile, act)
+                     : nonoverlap_tile<NonoverlapTf32, ChannelsLast>(plan, tile, act);
+    return brief ? nonoverlap_tile<NonoverlapF32Short, ChannelsLast>(plan, tile, act)
+                 : nonoverlap_tile<NonoverlapF32, ChannelsLast>(plan, tile, act);
 }
 
 // Calls act(kernel) for the kernel of the plan with the given tile: the one place where the instances are listed.
@@ -1159,6 +1281,7 @@ static NonoverlapProblem nonoverlap_problem(const convt3d__plan *plan, const con
     p.blocks_of_slice = (int32_t)convt3d__max(1, plan->state[NONOVERLAP_BLOCKS] / p.slices);
     p.stages = (int32_t)plan->state[NONOVERLAP_STAGES];
     p.chunks = (int32_t)convt3d__ceil_div(plan->in_group, NONOVERLAP_CHUNK);
+    p.wide = plan->stored != d.dtype;
     bool wide_pieces = (uintptr_t)io->x % 16 == 0, four_positions = (uintptr_t)io->x % (uintptr_t)(4 * element) == 0;
     for (int i = 0; i < 5; i++) {
         if (i != 1 && d.x_stride[i] % wide != 0) wide_pieces = false;
@@ -1214,7 +1337,7 @@ extern "C" int32_t convt3d__nonoverlap_refuses(convt3d__plan *plan, char why[96]
     if (!fits_32_bits(plan) || nonoverlap_positions(plan) > INT32_MAX / 2 ||
         plan->out_group * plan->taps > INT32_MAX / 64 || plan->in_group > 65536 || plan->desc.groups > 65536)
         return nonoverlap_refusal(why, "needs indices of 32 bits");
-    for (int tile = 0; tile < NONOVERLAP_TILES; tile++)
+    for (int tile = nonoverlap_lists(plan) && plan->desc.dtype != CONVT3D_F64 ? 2 : 0; tile < NONOVERLAP_TILES; tile++)
         nonoverlap_instance(plan, tile, [&](auto kernel) {
             NonoverlapTiling trial = best;
             if (!kernel.tiling(plan, &trial) || (chosen >= 0 && trial.seconds >= best.seconds)) return 0;
@@ -1258,7 +1381,8 @@ extern "C" convt3d_status convt3d__nonoverlap_run(const convt3d__plan *plan, con
     NonoverlapProblem p = nonoverlap_problem(plan, io);
     return nonoverlap_instance(plan, (int)plan->state[NONOVERLAP_TILE], [&](auto kernel) {
         return convt3d__launch(error, kernel.function(), dim3((unsigned)plan->state[NONOVERLAP_BLOCKS]),
-                               dim3((unsigned)kernel.threads()), (size_t)plan->state[NONOVERLAP_SHARED], io->stream, p);
+                               dim3((unsigned)kernel.threads()), (size_t)plan->state[NONOVERLAP_SHARED], io->stream, p,
+                               list_of<typename decltype(kernel)::T>(plan, io, 0, plan->fused));
     });
 }
 

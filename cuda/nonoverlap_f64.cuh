@@ -58,21 +58,23 @@ static __device__ __forceinline__ void multiply_f64(double (&c0)[2], double (&c1
 // Position of a tile that column i of the product stands for: a thread's two columns are 4 positions apart.
 static __device__ __forceinline__ int nonoverlap_f64_place(int i) { return i / 8 * 8 + i / 2 % 4 + i % 2 * 4; }
 
-template <int RowWarps, bool ChannelsLast> struct NonoverlapF64Block {
+template <int RowWarps, bool ChannelsLast, bool Lists> struct NonoverlapF64Block {
     typedef NonoverlapF64Shared<RowWarps> Shared;
     enum { Rows = Shared::Rows, Threads = 64 * RowWarps, Depth = NONOVERLAP_F64_DEPTH,
            Positions = NONOVERLAP_F64_POSITIONS, Pitch = NONOVERLAP_F64_PITCH,
            Copies = (Depth * Positions + Threads - 1) / Threads };
 
     const NonoverlapProblem &p;
+    const List<double> &list;
     double *x_stages, *weights, *bias;
     int64_t *y_of_position, *y_of_row;      // INT64_MIN: none
     int *column;
     int g, slice_row, chunks;
     bool resident;
 
-    __device__ __forceinline__ NonoverlapF64Block(const NonoverlapProblem &problem, unsigned char *shared, int slice)
-        : p(problem)
+    __device__ __forceinline__ NonoverlapF64Block(const NonoverlapProblem &problem, const List<double> &what_follows,
+                                                  unsigned char *shared, int slice)
+        : p(problem), list(what_follows)
     {
         const Shared layout(p.in_group, p.stages);
         x_stages = (double *)shared;
@@ -155,7 +157,50 @@ template <int RowWarps, bool ChannelsLast> struct NonoverlapF64Block {
         int position = tile * Positions + nonoverlap_f64_place(i);
         if (base == INT64_MIN || offset == INT64_MIN) return;
         if (p.cropped && !nonoverlap_inside<ChannelsLast>(p, position, slice_row + row)) return;
-        ((double *)p.y)[base + offset] = v + bias[row];
+        ((double *)p.y)[base + offset] = v;
+    }
+
+    // Row and position of element e of sum[m][n].
+    static __device__ __forceinline__ int row_of(int m, int e)
+    {
+        return m * 8 + (ChannelsLast ? threadIdx.x % 4 * 2 + e : threadIdx.x % 32 / 4);
+    }
+    static __device__ __forceinline__ int column_of(int n, int e)
+    {
+        return n * 8 + (ChannelsLast ? threadIdx.x % 32 / 4 : threadIdx.x % 4 * 2 + e);
+    }
+
+    // Sums become values: the bias, the list.
+    __device__ __forceinline__ void finish(const int64_t *bases, int tile, int row, int column,
+                                           double (&sum)[4][4][2]) const
+    {
+#pragma unroll
+        for (int i = 0; i < 32; i++) sum[i / 8][i / 2 % 4][i % 2] += bias[row + row_of(i / 8, i % 2)];
+        if constexpr (Lists) apply(bases, tile, row, column, sum);
+    }
+
+    __device__ __forceinline__ void apply(const int64_t *bases, int tile, int row, int column,
+                                          double (&sum)[4][4][2]) const
+    {
+        auto channel = [&](int i) {
+            const int oc = nonoverlap_row<ChannelsLast>(p, slice_row + row + row_of(i / 8, i % 2)).oc;
+            return min(g * p.out_group + oc, p.groups * p.out_group - 1);
+        };
+        apply_in_registers(list, 0, reinterpret_cast<double (&)[8][4]>(sum), channel,
+                           [&](const Entry<double> &e, int group, double (&r)[4]) {
+#pragma unroll 1
+            for (int i = 0; i < 4; i++) {
+                const int mine = row + row_of(group / 2, i % 2), at = column + column_of(group % 2 * 2 + i / 2, i % 2);
+                const int64_t base = bases[at], offset = y_of_row[mine];
+                double v = 0;
+                if (base != INT64_MIN && offset != INT64_MIN)
+                    v = nonoverlap_residual<double, ChannelsLast>(p, e, base + offset,
+                                                                  tile * Positions + nonoverlap_f64_place(at), g,
+                                                                  slice_row + mine);
+#pragma unroll
+                for (int j = 0; j < 4; j++) if (j == i) r[j] = v;
+            }
+        });
     }
 
     // The one place where finished sums become values of y. sum[m][n]: rows row ... row + 7 x columns position ... + 7,
@@ -177,8 +222,8 @@ template <int RowWarps, bool ChannelsLast> struct NonoverlapF64Block {
                     if (!ChannelsLast && m % 2 == 1) continue;
 #pragma unroll
                     for (int e = 0; e < (ChannelsLast ? 1 : 2); e++) {
-                        double2 v = ChannelsLast ? make_double2(sum[m][n][0] + bias[r], sum[m][n][1] + bias[r + 1])
-                                                 : make_double2(sum[m][n][e] + bias[r], sum[other][n][e] + bias[r]);
+                        double2 v = ChannelsLast ? make_double2(sum[m][n][0], sum[m][n][1])
+                                                 : make_double2(sum[m][n][e], sum[other][n][e]);
                         if (bases[i + e] != INT64_MIN && offset != INT64_MIN)
                             __stcs((double2 *)(y + bases[i + e] + offset), v);
                     }
@@ -253,22 +298,23 @@ template <int RowWarps, bool ChannelsLast> struct NonoverlapF64Block {
                 if (++stage == p.stages) stage = 0;
             }
             if (chunks == 0) __syncthreads();
+            finish(bases, tile, row, position, sum);
             store(bases, tile, row, position, sum);
         }
     }
 };
 
-template <int RowWarps, bool ChannelsLast>
+template <int RowWarps, bool ChannelsLast, bool Lists>
 __global__ void __launch_bounds__(64 * RowWarps, NONOVERLAP_F64_BLOCKS)
-nonoverlap_f64_kernel(const __grid_constant__ NonoverlapProblem p)
+nonoverlap_f64_kernel(const __grid_constant__ NonoverlapProblem p, const __grid_constant__ List<double> list)
 {
 #if __CUDA_ARCH__ >= 800
     extern __shared__ __align__(128) unsigned char nonoverlap_memory[];
     int slices = max(p.slices, 1), slice = (int)blockIdx.x % slices;
     if (p.tiles > 0)
-        NonoverlapF64Block<RowWarps, ChannelsLast>(p, nonoverlap_memory, slice).walk((int)blockIdx.x / slices,
-                                                                                     p.blocks_of_slice);
-    if (p.fill) nonoverlap_fill<double, ChannelsLast>(p);
+        NonoverlapF64Block<RowWarps, ChannelsLast, Lists>(p, list, nonoverlap_memory, slice)
+            .walk((int)blockIdx.x / slices, p.blocks_of_slice);
+    if (p.fill) nonoverlap_fill<double, ChannelsLast, Lists>(p, list);
 #endif
 }
 

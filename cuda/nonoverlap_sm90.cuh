@@ -25,6 +25,8 @@
 // Measured  one H200, NCDHW, w packed inside the call, of the floor: nnunet_64_32_64 f32 0.202 ms (0.78), TF32 0.199
 //           (0.79), f16 0.104 (0.76); nnunet_128_64_32 0.0625 (0.63), 0.055 (0.72), 0.036 (0.55); pangu_384_5 0.445
 //           (0.52), 0.274 (0.85), 0.177 (0.66); nnunet_256_128_16 0.042 (0.42), bound by latency.
+// List      instances of their own: applied to the sums of a piece, in registers, between two products. nnunet_64_32_64
+//           in f32 0.202 ms alone, ReLU 0.234, channel_affine and LeakyReLU 0.242, SiLU 0.252, affine, add, ReLU 0.407.
 // Did not help: eight 16-bit channels a thread (its tables then meet bank conflicts); more accumulators, fewer warps.
 #pragma once
 
@@ -131,6 +133,7 @@ struct Nonoverlap90Problem {
     int32_t in_channels, out_channels, taps, columns;       // columns of w: out_channels * taps
     int32_t rows, lines, slices, blocks_of_slice;           // rows of w that a block keeps, in lines
     int32_t chunks, stages;
+    int32_t wide;                   // 1: y has f32 for 16-bit elements
     int32_t aligned;                // 0: elements of x and y are moved one by one
     int32_t pairs;                  // 1: a thread's two positions are neighbours, 0: they are 8 apart
     float keep;                     // TF32: the least scaled magnitude that a half holds well enough
@@ -186,6 +189,14 @@ static __device__ __forceinline__ int nonoverlap90_tile_of(const Nonoverlap90Pro
     return i == p.rounds && group < p.left * p.shares ? p.rounds * groups + group % p.left : p.tiles;
 }
 
+// The output of tap 0, channel 0 of a position.
+static __device__ __forceinline__ Where nonoverlap90_output(const Nonoverlap90Problem &p, int position)
+{
+    int row = p.by_in[2].quotient(position), plane = p.by_in[1].quotient(row), n = p.by_in[0].quotient(plane);
+    int w = position - row * p.in[2], h = row - plane * p.in[1], d = plane - n * p.in[0];
+    return {n, 0, d * p.kernel[0], h * p.kernel[1], w * p.kernel[2], 1, 1};
+}
+
 struct Nonoverlap90Offsets { int64_t x, y; };     // of a position, in elements; x -1: no such position
 
 static __device__ __forceinline__ Nonoverlap90Offsets nonoverlap90_position(const Nonoverlap90Problem &p, int position)
@@ -207,21 +218,25 @@ static __device__ __forceinline__ int nonoverlap90_place(const Nonoverlap90Probl
 // ---- Shared memory: weights, every warp's place for elements of x, tables ----
 
 // lines_of_block: entries of its tables, a line of outputs each.
-template <class Mode, class Tile> struct Nonoverlap90Shared {
+template <class Mode, class Tile, bool Lists> struct Nonoverlap90Shared {
     enum { Stage = Tile::Positions * Tile::Channels * sizeof(typename Mode::T) };
-    int stages, lines, barrier, magnitudes, total;      // offsets in bytes; the weights begin at 0
+    int stages, lines, heads, barrier, magnitudes, total;       // offsets in bytes; the weights begin at 0
     __host__ __device__ Nonoverlap90Shared(int rows, int chunks, int stage_count, int lines_of_block)
     {
         stages = rows * chunks * Tile::Channels * 2 * Mode::Parts;
         lines = stages + Tile::Groups * stage_count * Stage;
-        barrier = lines + lines_of_block * 16;
+        heads = lines + lines_of_block * 16;
+        barrier = heads + (Lists ? lines_of_block * 8 : 0);
         magnitudes = barrier + 8;
         total = magnitudes + (lines_of_block * (1 + Mode::Narrow) + 1) * 4;
     }
 };
 
-// A line of outputs: where it begins in y, what undoes the scale of w, the bias.
-struct alignas(16) Nonoverlap90Line { int offset;  float inverse, bias;  int unused; };     // offset -1: none
+// A line of outputs: where it begins in y, what undoes the scale of w, the bias, the channel.
+struct alignas(16) Nonoverlap90Line { int offset;  float inverse, bias;  int oc; };     // offset -1: none to store here
+
+// The head of the list for a line.
+struct alignas(8) Nonoverlap90Head { float factor, term; };
 
 // ---- x: from global memory to fragments ----
 
@@ -536,6 +551,18 @@ static __device__ __forceinline__ HalfScale nonoverlap90_scale(const Nonoverlap9
     return HalfScale(range, narrow ? p.keep : 0);
 }
 
+// Whether a line is repaired: it is wide, or one that is stored together with it, of four channels.
+template <bool ChannelsLast>
+__device__ __forceinline__ bool nonoverlap90_wide_line(const Nonoverlap90Problem &p, const uint32_t *magnitudes,
+                                                       int line, bool narrow)
+{
+    const int together = ChannelsLast ? 4 : 1, begin = line / together * together;
+    bool wide = false;
+    for (int i = begin; i < begin + together; i++)
+        wide = wide || nonoverlap90_scale(p, magnitudes, i, narrow).wide;
+    return wide;
+}
+
 // Packed, slice by slice: the cells, [part][eight channels][row], and the magnitudes of each line; after the last slice
 // w itself, where values beyond the halves' range must be multiplied as they are.
 template <class Mode> __host__ __device__ int64_t nonoverlap90_packed_slice(const Nonoverlap90Problem &p, int channels)
@@ -627,9 +654,10 @@ nonoverlap90_pack_kernel(const __grid_constant__ Nonoverlap90Problem p, unsigned
 #if CONVT3D__SM90A
 
 // The block's slice of w and its tables, for all threads.
-template <class Mode, class Tile, bool ChannelsLast>
+template <class Mode, class Tile, bool ChannelsLast, bool Lists>
 __device__ __forceinline__ void nonoverlap90_prepare(const Nonoverlap90Problem &p,
-                                                     const Nonoverlap90Shared<Mode, Tile> &layout,
+                                                     [[maybe_unused]] const List<typename Mode::T> &list,
+                                                     const Nonoverlap90Shared<Mode, Tile, Lists> &layout,
                                                      unsigned char *shared, int slice)
 {
     typedef typename Mode::T T;
@@ -665,16 +693,23 @@ __device__ __forceinline__ void nonoverlap90_prepare(const Nonoverlap90Problem &
         Nonoverlap90Row r = nonoverlap90_row<ChannelsLast>(p, slice, n);
         if (!ChannelsLast && r.kw > 0) continue;
         Nonoverlap90Line line = {-1, 1, 0, 0};
+        bool wide = false;
         if (Mode::Scaled) {
             HalfScale scale = nonoverlap90_scale(p, magnitudes, r.line, Mode::Narrow);
             line.inverse = scale.inverse;
-            if (scale.wide) atomicOr(any_wide, 1);
+            wide = Lists ? nonoverlap90_wide_line<ChannelsLast>(p, magnitudes, r.line, Mode::Narrow) : scale.wide;
+            if (wide) atomicOr(any_wide, 1);
         }
         if (r.column >= 0) {
-            line.offset = (int)nonoverlap90_offset<ChannelsLast>(p, r);
+            if (!(Lists && wide)) line.offset = (int)nonoverlap90_offset<ChannelsLast>(p, r);   // else it is repaired
+            line.oc = r.oc;
             if (p.bias) line.bias = Number<T>::widen(((const T *)p.bias)[r.oc]);
         }
         lines[r.line] = line;
+        if constexpr (Lists) {
+            Nonoverlap90Head *heads = (Nonoverlap90Head *)(shared + layout.heads);
+            heads[r.line] = {list.head.factor(line.oc), list.head.term(line.oc)};
+        }
     }
     __syncthreads();
     if (bulk) barrier_wait(barrier, 0);
@@ -707,123 +742,212 @@ __device__ __forceinline__ void nonoverlap90_store(T *at, const float *v, bool h
                      :: "l"(at), "r"(u[0]), "r"((uint32_t)here));
 }
 
-// A thread's sums of one piece: scale[r] and the line's inverse undo the scales of position r and of the row.
-template <class T, int N, bool ChannelsLast> struct Nonoverlap90Finish {
+// A residual whose strides are not those of y, one by one: of row n of the slice.
+template <class T, bool ChannelsLast>
+__device__ __noinline__ float nonoverlap90_residual(const Nonoverlap90Problem &p, const Entry<float> &e, int position,
+                                                    int slice, int n)
+{
+    Nonoverlap90Row r = nonoverlap90_row<ChannelsLast>(p, slice, n);
+    Where at = nonoverlap90_output(p, position);
+    at.oc = r.oc;  at.od += r.kd;  at.oh += r.kh;  at.ow += r.kw;
+    return Number<T>::widen(((const T *)e.residual)[offset_of(at, e.stride)]);
+}
+
+// A thread's sums of one piece: scale[r] and the line's inverse undo the scales of position r and of the row. sum[4j +
+// 2r + e] is column 8j + 2q + e of position r. Kind: 0 channels last, else the kernel along W.
+template <class T, int N, bool ChannelsLast, bool Lists> struct Nonoverlap90Finish {
     const Nonoverlap90Problem &p;
+    const List<T> &list;
     const Nonoverlap90Line *lines;
-    T *y[2];            // of the thread's two positions, tap 0, channel 0; they exist where here[] says so
+    const Nonoverlap90Head *heads;
+    int slice, position[2];
+    int64_t at[2];      // of the thread's two positions in y, tap 0, channel 0; they are stored where here[] says so
     bool here[2];
-
-    // The one place where finished sums become values of y: sum[4j + 2r + e] is column 8j + 2q + e of position r.
-    __device__ __forceinline__ void store(const float (&sum)[N / 2], const float (&scale)[2], int piece) const
-    {
-        if (p.aligned) store_as<true>(sum, scale, piece);
-        else store_as<false>(sum, scale, piece);
-    }
-
-    template <bool Aligned>
-    __device__ __forceinline__ void store_as(const float (&sum)[N / 2], const float (&scale)[2], int piece) const
-    {
-        int q = threadIdx.x % 4;
-        if (ChannelsLast) fours<Aligned, 4>(sum, scale, lines + piece * N + q * 4);
-        else if (p.kernel[2] == 4) fours<Aligned, 0>(sum, scale, lines + piece * (N / 4) + q);
-        else if (p.kernel[2] == 2) pairs<Aligned>(sum, scale, lines + piece * (N / 2) + q);
-        else singles<Aligned>(sum, scale, lines + piece * N + q * 2);
-    }
 
     static __device__ __forceinline__ Nonoverlap90Line load(const Nonoverlap90Line *line)
     {
         uint4 u = *(const uint4 *)line;
-        return {(int)u.x, __uint_as_float(u.y), __uint_as_float(u.z), 0};
+        return {(int)u.x, __uint_as_float(u.y), __uint_as_float(u.z), (int)u.w};
     }
 
-    // Four neighbours: taps of a line, or (Step 4) channels, each with a line of its own.
-    template <bool Aligned, int Step>
-    __device__ __forceinline__ void fours(const float (&sum)[N / 2], const float (&scale)[2],
-                                          const Nonoverlap90Line *line) const
+    // The line of sum[i], from the thread's first of the piece.
+    template <int Kind> static __device__ __forceinline__ constexpr int line_of(int i)
     {
+        return Kind == 0 ? i / 8 * 16 + i % 8 / 4 * 2 + i % 2 : Kind == 4 ? i / 8 * 4 : Kind == 2 ? i / 4 * 4
+                                                                                         : i / 4 * 8 + i % 2;
+    }
+
+    // The output of sum[i] in its line.
+    template <int Kind> static __device__ __forceinline__ constexpr int tap_of(int i)
+    {
+        return Kind == 4 ? i % 8 / 4 * 2 + i % 2 : Kind == 2 ? i % 2 : 0;
+    }
+
+    // The one place where finished sums become values of y.
+    __device__ __forceinline__ void store(float (&sum)[N / 2], const float (&scale)[2], int piece) const
+    {
+        int q = threadIdx.x % 4;
+        if (ChannelsLast) store_kind<0>(sum, scale, piece, lines + piece * N + q * 4);
+        else if (p.kernel[2] == 4) store_kind<4>(sum, scale, piece, lines + piece * (N / 4) + q);
+        else if (p.kernel[2] == 2) store_kind<2>(sum, scale, piece, lines + piece * (N / 2) + q);
+        else store_kind<1>(sum, scale, piece, lines + piece * N + q * 2);
+    }
+
+    template <int Kind>
+    __device__ __forceinline__ void store_kind(float (&sum)[N / 2], const float (&scale)[2], int piece,
+                                               const Nonoverlap90Line *line) const
+    {
+        if constexpr (Lists) {
+            const bool wide = sizeof(T) == 2 && p.wide;
 #pragma unroll
-        for (int j = 0; j < N / 16; j++) {
-            float v[2][4];
-            Nonoverlap90Line l = load(line + j * (Step ? 16 : 4));
-            int offset = l.offset;
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                if (Step && e > 0) l = load(line + j * 16 + e);
-#pragma unroll
-                for (int r = 0; r < 2; r++)
-                    v[r][e] = fmaf(sum[8 * j + e / 2 * 4 + 2 * r + e % 2], scale[r] * l.inverse, l.bias);
+            for (int i = 0; i < N / 2; i++) {
+                Nonoverlap90Line l = load(line + line_of<Kind>(i));
+                sum[i] = fmaf(sum[i], scale[i / 2 % 2] * l.inverse, l.bias);
             }
-            if constexpr (sizeof(T) == 2 && !ChannelsLast && Aligned) {
-                nonoverlap90_store<T, 8, true>(y[0] + offset, v[0], here[0] && offset >= 0);
-            } else {
+            if (list.head.entries > 0)
 #pragma unroll
-                for (int r = 0; r < 2; r++)
-                    nonoverlap90_store<T, 4, Aligned>(y[r] + offset, v[r], here[r] && offset >= 0);
-            }
+                for (int i = 0; i < N / 2; i++) {
+                    Nonoverlap90Head head = heads[line - lines + line_of<Kind>(i)];
+                    sum[i] = fmaf(sum[i], head.factor, head.term);
+                }
+            if (list.count > list.head.entries) apply<Kind>(sum, piece, line);
+            if (wide && p.aligned) put<Kind, true, true, float>(sum, scale, line);
+            else if (wide) put<Kind, false, true, float>(sum, scale, line);
+            else if (p.aligned) put<Kind, true, true, T>(sum, scale, line);
+            else put<Kind, false, true, T>(sum, scale, line);
+        } else if (p.aligned) put<Kind, true, false, T>(sum, scale, line);
+        else put<Kind, false, false, T>(sum, scale, line);
+    }
+
+    template <int Kind>
+    __device__ __forceinline__ void apply(float (&sum)[N / 2], int piece, const Nonoverlap90Line *line) const
+    {
+        const int n = piece * N + (int)(threadIdx.x % 4) * 2;
+        apply_in_registers(list, list.head.entries, reinterpret_cast<float (&)[N / 16][8]>(sum),
+                           [&](int i) { return load(line + line_of<Kind>(i)).oc; },
+                           [&](const Entry<float> &e, int g, float (&r)[8]) {
+            if (!e.like_y) {
+                for (int i = 0; i < 8; i++) {
+                    bool exists = here[i / 2 % 2] && load(line + g * line_of<Kind>(8) + line_of<Kind>(i)).offset >= 0;
+                    r[i] = exists ? nonoverlap90_residual<T, ChannelsLast>(p, e, position[i / 2 % 2], slice,
+                                                                           n + g * 16 + i / 4 * 8 + i % 2) : 0;
+                }
+            } else if (p.aligned && e.aligned) residual_in_vectors<Kind>(e, line + g * line_of<Kind>(8), r);
+            else
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    const int64_t offset = load(line + g * line_of<Kind>(8) + line_of<Kind>(i)).offset;
+                    T v = Number<T>::round(0);
+                    if (here[i / 2 % 2] && offset >= 0)
+                        v = ((const T *)e.residual)[at[i / 2 % 2] + offset + tap_of<Kind>(i)];
+                    r[i] = Number<T>::widen(v);
+                }
+        });
+    }
+
+    // Asks for what apply() will read of a residual that lies as y does.
+    __device__ __forceinline__ void ask_residual(int piece) const
+    {
+        const Entry<float> &e = list.entry[list.residual];
+        if (ChannelsLast || !e.like_y || !here[0]) return;
+        const Nonoverlap90Line *line = lines + piece * (N / p.kernel[2]) + threadIdx.x % 4;
+        for (int i = 0; i < N / p.kernel[2]; i += 4)
+            if (line[i].offset >= 0) ask_early((const T *)e.residual + at[0] + line[i].offset);
+    }
+
+    // Of eight sums, as they are stored: in neighbours.
+    template <int Kind>
+    __device__ __forceinline__ void residual_in_vectors(const Entry<float> &e, const Nonoverlap90Line *line,
+                                                        float (&r)[8]) const
+    {
+        constexpr int count = Kind == 1 ? 2 : 4;
+#pragma unroll
+        for (int i = 0; i < 8; i += count) {
+            // The first and the step of the sums that lie side by side.
+            const int which = Kind == 2 ? 0 : Kind == 1 ? 0 : i / 4;
+            const int first = Kind == 2 ? i : Kind == 1 ? i / 4 * 4 + i / 2 % 2 : i / 4 * 2;
+            const int offset = load(line + line_of<Kind>(first)).offset;
+            float v[count] = {};
+            if (here[which] && offset >= 0) residual_vectors<T>(e.residual, at[which] + offset, v);
+#pragma unroll
+            for (int j = 0; j < count; j++)
+                r[first + (Kind == 2 ? j : Kind == 1 ? j * 2 : j / 2 * 4 + j % 2)] = v[j];
         }
     }
 
-    // Two taps of two positions, which are neighbours where all is aligned.
-    template <bool Aligned>
-    __device__ __forceinline__ void pairs(const float (&sum)[N / 2], const float (&scale)[2],
-                                          const Nonoverlap90Line *line) const
+    // Finished: the sums are values; else scales and bias are applied on the way.
+    template <int Kind, bool Aligned, bool Finished, class Out>
+    __device__ __forceinline__ void put(const float (&sum)[N / 2], const float (&scale)[2],
+                                        const Nonoverlap90Line *line) const
     {
+        Out *const y[2] = {(Out *)p.y + at[0], (Out *)p.y + at[1]};
+        auto value = [&](int i, const Nonoverlap90Line &l) {
+            return Finished ? sum[i] : fmaf(sum[i], scale[i / 2 % 2] * l.inverse, l.bias);
+        };
+        if constexpr (Kind == 0 || Kind == 4) {         // four neighbours: taps of a line, or channels
 #pragma unroll
-        for (int j = 0; j < N / 8; j++) {
-            Nonoverlap90Line l = load(line + 4 * j);
-            float v[4], s0 = scale[0] * l.inverse, s1 = scale[1] * l.inverse;
-            v[0] = fmaf(sum[4 * j], s0, l.bias);  v[1] = fmaf(sum[4 * j + 1], s0, l.bias);
-            v[2] = fmaf(sum[4 * j + 2], s1, l.bias);  v[3] = fmaf(sum[4 * j + 3], s1, l.bias);
-            if (Aligned) nonoverlap90_store<T, 4, true>(y[0] + l.offset, v, here[0] && l.offset >= 0);
-            else {
-                nonoverlap90_store<T, 2, false>(y[0] + l.offset, v, here[0] && l.offset >= 0);
-                nonoverlap90_store<T, 2, false>(y[1] + l.offset, v + 2, here[1] && l.offset >= 0);
+            for (int j = 0; j < N / 16; j++) {
+                float v[2][4];
+                Nonoverlap90Line l = load(line + line_of<Kind>(8 * j));
+                const int offset = l.offset;
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    if (Kind == 0 && e > 0) l = load(line + j * 16 + e);
+#pragma unroll
+                    for (int r = 0; r < 2; r++) v[r][e] = value(8 * j + e / 2 * 4 + 2 * r + e % 2, l);
+                }
+                if constexpr (sizeof(Out) == 2 && Kind == 4 && Aligned)
+                    nonoverlap90_store<Out, 8, true>(y[0] + offset, v[0], here[0] && offset >= 0);
+                else
+#pragma unroll
+                    for (int r = 0; r < 2; r++)
+                        nonoverlap90_store<Out, 4, Aligned>(y[r] + offset, v[r], here[r] && offset >= 0);
             }
-        }
-    }
-
-    // One tap of two positions.
-    template <bool Aligned>
-    __device__ __forceinline__ void singles(const float (&sum)[N / 2], const float (&scale)[2],
-                                            const Nonoverlap90Line *line) const
-    {
+        } else {    // Kind taps of two positions, which are neighbours where all is aligned
 #pragma unroll
-        for (int j = 0; j < N / 8; j++)
+            for (int j = 0; j < N / 8 * (Kind == 1 ? 2 : 1); j++) {
+                const int i = Kind == 1 ? j / 2 * 4 + j % 2 : 4 * j;
+                Nonoverlap90Line l = load(line + line_of<Kind>(i));
+                float v[2 * Kind];
 #pragma unroll
-            for (int e = 0; e < 2; e++) {
-                Nonoverlap90Line l = load(line + 8 * j + e);
-                float v[2] = {fmaf(sum[4 * j + e], scale[0] * l.inverse, l.bias),
-                              fmaf(sum[4 * j + 2 + e], scale[1] * l.inverse, l.bias)};
-                if (Aligned) nonoverlap90_store<T, 2, true>(y[0] + l.offset, v, here[0] && l.offset >= 0);
+                for (int k = 0; k < 2 * Kind; k++) v[k] = value(Kind == 2 ? i + k : i + 2 * k, l);
+                if (Aligned) nonoverlap90_store<Out, 2 * Kind, true>(y[0] + l.offset, v, here[0] && l.offset >= 0);
                 else {
-                    nonoverlap90_store<T, 1, false>(y[0] + l.offset, v, here[0] && l.offset >= 0);
-                    nonoverlap90_store<T, 1, false>(y[1] + l.offset, v + 1, here[1] && l.offset >= 0);
+                    nonoverlap90_store<Out, Kind, false>(y[0] + l.offset, v, here[0] && l.offset >= 0);
+                    nonoverlap90_store<Out, Kind, false>(y[1] + l.offset, v + Kind, here[1] && l.offset >= 0);
                 }
             }
+        }
     }
 };
 
 // What halves cannot hold, by f32 FMA in the order of the channels, in rows begin ... end of the slice: all of them for
 // wide positions, wide rows for all. `wide`: bits of the warp's 16 positions. A lane takes a row.
 template <bool ChannelsLast>
-__device__ __noinline__ void nonoverlap90_repair(const Nonoverlap90Problem &p, const uint32_t *magnitudes, int slice,
-                                                 int tile, uint32_t wide, int begin, int end, bool any_row, bool narrow)
+__device__ __noinline__ void nonoverlap90_repair(const Nonoverlap90Problem &p, const List<float> &list,
+                                                 const uint32_t *magnitudes, int slice, int tile, uint32_t wide,
+                                                 int begin, int end, bool any_row, bool narrow)
 {
     int warp = threadIdx.x / 32 % 4;
     for (int i = 0; i < 16; i++) {
-        Nonoverlap90Offsets at = nonoverlap90_position(p, nonoverlap90_place(p, tile, warp, i));
+        int position = nonoverlap90_place(p, tile, warp, i);
+        Nonoverlap90Offsets at = nonoverlap90_position(p, position);
         bool all = wide >> i & 1;
         if (at.x < 0 || !(all || any_row)) continue;
         for (int n = begin + (int)(threadIdx.x % 32); n < end; n += 32) {
             Nonoverlap90Row r = nonoverlap90_row<ChannelsLast>(p, slice, n);
-            if (r.column < 0 || !(all || nonoverlap90_scale(p, magnitudes, r.line, narrow).wide)) continue;
+            if (r.column < 0 || !(all || nonoverlap90_wide_line<ChannelsLast>(p, magnitudes, r.line, narrow))) continue;
             const float *x = (const float *)p.x + at.x, *w = (const float *)p.w + r.column;
             float v = 0;
 #pragma unroll 8
             for (int ic = 0; ic < p.in_channels; ic++)
                 v = fmaf(__ldg(x + ic * p.x_stride[1]), __ldg(w + (int64_t)ic * p.columns), v);
             if (p.bias) v += ((const float *)p.bias)[r.oc];
+            if (list.count > 0) {
+                Where output = nonoverlap90_output(p, position);
+                output.oc = r.oc;  output.od += r.kd;  output.oh += r.kh;  output.ow += r.kw;
+                list_in_memory(list, &v, 1, 1, output);
+            }
             ((float *)p.y)[at.y + nonoverlap90_offset<ChannelsLast>(p, r)] = v;
         }
     }
@@ -876,13 +1000,13 @@ __device__ __forceinline__ void nonoverlap90_multiply(Nonoverlap90Fragments<Mode
     wgmma_pin(sum);
 }
 
-template <class Mode, class Tile, bool ChannelsLast>
-__device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p)
+template <class Mode, class Tile, bool ChannelsLast, bool Lists>
+__device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p, const List<typename Mode::T> &list)
 {
     typedef typename Mode::T T;
     extern __shared__ __align__(128) unsigned char nonoverlap90_memory[];
     unsigned char *shared = nonoverlap90_memory;
-    const Nonoverlap90Shared<Mode, Tile> layout(p.rows, p.chunks, p.stages, p.lines);
+    const Nonoverlap90Shared<Mode, Tile, Lists> layout(p.rows, p.chunks, p.stages, p.lines);
     const int group = __shfl_sync(0xffffffffu, (int)(threadIdx.x / 128), 0), lane = threadIdx.x % 32;
     const int slice = (int)(blockIdx.x % (unsigned)p.slices), groups = p.blocks_of_slice * Tile::Groups;
     const int me = (int)(blockIdx.x / (unsigned)p.slices) * Tile::Groups + group;
@@ -903,7 +1027,7 @@ __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p)
         copies_end();
     };
     for (int i = 0; i < p.stages; i++) ask(i);
-    nonoverlap90_prepare<Mode, Tile, ChannelsLast>(p, layout, shared, slice);
+    nonoverlap90_prepare<Mode, Tile, ChannelsLast, Lists>(p, list, layout, shared, slice);
 
     uint64_t weights = wgmma_descriptor(shared_address(shared), p.rows);
     int part_cells = p.chunks * Tile::Channels / 8 * p.rows;
@@ -941,13 +1065,16 @@ __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p)
                 }
             }
         }
-        Nonoverlap90Finish<T, Tile::N, ChannelsLast> finish = {
-            p, (const Nonoverlap90Line *)(shared + layout.lines), {}, {}};
+        Nonoverlap90Finish<T, Tile::N, ChannelsLast, Lists> finish = {
+            p, list, (const Nonoverlap90Line *)(shared + layout.lines),
+            (const Nonoverlap90Head *)(shared + layout.heads), slice, {}, {}, {}};
+        // With a list what is repaired is stored once, since y may be a residual. Pairs are stored together.
+        if (Lists && p.pairs) wide[0] = wide[1] = wide[0] || wide[1];
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            int64_t at = nonoverlap90_position(p, nonoverlap90_place(p, tile, warp, lane / 4 + 8 * r)).y;
-            finish.here[r] = at >= 0;
-            finish.y[r] = (T *)p.y + at;
+            finish.position[r] = nonoverlap90_place(p, tile, warp, lane / 4 + 8 * r);
+            finish.at[r] = nonoverlap90_position(p, finish.position[r]).y;
+            finish.here[r] = finish.at[r] >= 0 && !(Lists && wide[r]);
         }
         if constexpr (Tile::Long) {
             const float one[2] = {1, 1};
@@ -957,6 +1084,7 @@ __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p)
             float undo[2] = {Mode::Scaled ? a.inverse[0] : 1, Mode::Scaled ? a.inverse[1] : 1};
 #pragma unroll 1
             for (int piece = begin; piece < end; piece++) {
+                if (Lists && list.residual < list.count) finish.ask_residual(piece);
                 nonoverlap90_multiply<Mode, Tile>(a, weights, piece * Tile::N, part_cells, p.rows, false, sum);
                 finish.store(sum, undo, piece);
             }
@@ -968,8 +1096,8 @@ __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p)
                 uint32_t rows = 0;
                 for (int i = 0; i < 8; i++) rows |= (first >> 4 * i & 1) << i | (second >> 4 * i & 1) << (i + 8);
                 __syncwarp();
-                nonoverlap90_repair<ChannelsLast>(p, magnitudes, slice, tile, rows, begin * Tile::N, end * Tile::N,
-                                                  any_row != 0, Mode::Narrow);
+                nonoverlap90_repair<ChannelsLast>(p, list, magnitudes, slice, tile, rows, begin * Tile::N,
+                                                  end * Tile::N, any_row != 0, Mode::Narrow);
             }
         }
     }
@@ -977,11 +1105,12 @@ __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p)
 
 #endif
 
-template <class Mode, class Tile, bool ChannelsLast>
-__global__ void __launch_bounds__(Tile::Threads, 1) nonoverlap90_kernel(const __grid_constant__ Nonoverlap90Problem p)
+template <class Mode, class Tile, bool ChannelsLast, bool Lists>
+__global__ void __launch_bounds__(Tile::Threads, 1)
+nonoverlap90_kernel(const __grid_constant__ Nonoverlap90Problem p, const __grid_constant__ List<typename Mode::T> list)
 {
 #if CONVT3D__SM90A
-    nonoverlap90_work<Mode, Tile, ChannelsLast>(p);
+    nonoverlap90_work<Mode, Tile, ChannelsLast, Lists>(p, list);
 #endif
 }
 
@@ -1022,7 +1151,8 @@ template <class Mode, class Tile> void nonoverlap90_estimate(const convt3d__plan
                   pieces * (c->chunks * (Mode::Parts == 2 ? 300 : 150) + n * 4 + 100);
     double busy = unit * Tile::Groups > unit + rest ? unit * Tile::Groups : unit + rest;
     double computed = mine * busy / 1.6e9, memory, cache;
-    memory = ((double)plan->x_count + (double)plan->w_count + (double)plan->y_count) * element / 3.7e12;
+    memory = ((double)plan->x_count + (double)plan->w_count) * element;
+    memory = (memory + (double)plan->y_count * (double)convt3d__element_size(plan->stored)) / 3.7e12;
     cache = (double)plan->x_count * (c->slices - 1) * element / 6e12;
     if (idle > 1.25) idle = 1.25;       // then it is not the bytes that take the time
     memory = (memory + cache) * (1 + idle) / 2;
@@ -1033,7 +1163,7 @@ template <class Mode, class Tile> void nonoverlap90_estimate(const convt3d__plan
 }
 
 // Tries every number of slices with the tile, and keeps the cheapest.
-template <class Mode, class Tile>
+template <class Mode, class Tile, bool Lists>
 void nonoverlap90_try(const convt3d__plan *plan, int tile, Nonoverlap90Choice *best)
 {
     const int64_t room = 227 * 1024, in = plan->desc.in_channels, rows = plan->desc.out_channels * plan->taps;
@@ -1050,8 +1180,10 @@ void nonoverlap90_try(const convt3d__plan *plan, int tile, Nonoverlap90Choice *b
         c.rows = (int)of_slice;
         c.slices = (int)convt3d__ceil_div(rows, of_slice);
         c.lines = nonoverlap90_channels_last(plan) ? c.rows : c.rows / (int)plan->axis[2].kernel;
-        for (c.stages = Tile::Long ? 3 : 1; c.stages >= 1; c.stages--)
-            if ((c.shared = Nonoverlap90Shared<Mode, Tile>(c.rows, c.chunks, c.stages, c.lines).total) <= room) break;
+        for (c.stages = Tile::Long ? 3 : 1; c.stages >= 1; c.stages--) {
+            c.shared = Nonoverlap90Shared<Mode, Tile, Lists>(c.rows, c.chunks, c.stages, c.lines).total;
+            if (c.shared <= room) break;
+        }
         if (c.stages < 1) continue;
         c.blocks_of_slice = (int)convt3d__min(convt3d__ceil_div(tiles, Tile::Groups),
                                               convt3d__max(1, plan->multiprocessors / c.slices));
@@ -1062,9 +1194,10 @@ void nonoverlap90_try(const convt3d__plan *plan, int tile, Nonoverlap90Choice *b
     }
 }
 
-template <class Mode, class Tile_, bool ChannelsLast> struct Nonoverlap90Kernel {
+template <class Mode, class Tile_, bool ChannelsLast, bool Lists> struct Nonoverlap90Kernel {
     typedef Tile_ Tile;
-    static auto *function() { return nonoverlap90_kernel<Mode, Tile, ChannelsLast>; }
+    typedef typename Mode::T T;
+    static auto *function() { return nonoverlap90_kernel<Mode, Tile, ChannelsLast, Lists>; }
     static auto *pack_function() { return nonoverlap90_pack_kernel<Mode, Tile, ChannelsLast>; }
     static int64_t slices(const Nonoverlap90Problem &p)         // bytes of them
     {
@@ -1073,34 +1206,62 @@ template <class Mode, class Tile_, bool ChannelsLast> struct Nonoverlap90Kernel 
     static bool keeps_w() { return Mode::Scaled; }
     static void attempt(const convt3d__plan *plan, int tile, Nonoverlap90Choice *best)
     {
-        nonoverlap90_try<Mode, Tile>(plan, tile, best);
+        nonoverlap90_try<Mode, Tile, Lists>(plan, tile, best);
     }
 };
-
-enum { NONOVERLAP90_TILES = 6 };
 
 // The tiles there are. What has one part has room for 128 channels, or 160 columns.
 template <class Mode, bool ChannelsLast, class Act> auto nonoverlap90_tile(int tile, Act act)
 {
     enum { One = Mode::Parts == 1 };
     switch (tile) {
-    case 0:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 4, 0>, ChannelsLast>());
-    case 1:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<128, 64, 3, 0>, ChannelsLast>());
-    case 2:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 3, 2>, ChannelsLast>());
-    case 3:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 80, 3, 1>, ChannelsLast>());
+    case 0:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 4, 0>, ChannelsLast, false>());
+    case 1:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<128, 64, 3, 0>, ChannelsLast, false>());
+    case 2:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 3, 2>, ChannelsLast, false>());
+    case 3:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 80, 3, 1>, ChannelsLast, false>());
     case 4:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<One ? 64 : 128, One ? 160 : 128, 2, One>,
-                                           ChannelsLast>());
-    default: return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 32, 4, 1>, ChannelsLast>());
+                                           ChannelsLast, false>());
+    default: return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 32, 4, 1>, ChannelsLast, false>());
     }
+}
+
+// Those of the instances that apply a list: fewer, for the compiler's sake.
+template <class Mode, bool ChannelsLast, class Act> auto nonoverlap90_list_tile(int tile, Act act)
+{
+    switch (tile) {
+    case 0:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 4, 0>, ChannelsLast, true>());
+    case 1:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<128, 64, 3, 0>, ChannelsLast, true>());
+    case 2:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 3, 2>, ChannelsLast, true>());
+    default: return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 32, 4, 1>, ChannelsLast, true>());
+    }
+}
+
+static inline bool nonoverlap90_lists(const convt3d__plan *plan)
+{
+    return plan->fused > 0 || plan->stored != plan->desc.dtype;
+}
+
+enum { NONOVERLAP90_TILES = 6 };
+
+static inline bool nonoverlap90_has_tile(const convt3d__plan *plan, int tile)
+{
+    return !nonoverlap90_lists(plan) || (tile != 3 && tile != 4);
+}
+
+template <class Mode, bool ChannelsLast, class Act>
+auto nonoverlap90_list(const convt3d__plan *plan, int tile, Act act)
+{
+    return nonoverlap90_lists(plan) ? nonoverlap90_list_tile<Mode, ChannelsLast>(tile, act)
+                                    : nonoverlap90_tile<Mode, ChannelsLast>(tile, act);
 }
 
 // Calls act(kernel) for the kernel of the plan with the given tile: the one place where the instances are listed.
 template <bool ChannelsLast, class Act> auto nonoverlap90_mode(const convt3d__plan *plan, int tile, Act act)
 {
-    if (plan->desc.dtype == CONVT3D_F16) return nonoverlap90_tile<Nonoverlap90F16, ChannelsLast>(tile, act);
-    if (plan->desc.dtype == CONVT3D_BF16) return nonoverlap90_tile<Nonoverlap90Bf16, ChannelsLast>(tile, act);
-    if (plan->desc.math == CONVT3D_TF32) return nonoverlap90_tile<Nonoverlap90Tf32, ChannelsLast>(tile, act);
-    return nonoverlap90_tile<Nonoverlap90F32, ChannelsLast>(tile, act);
+    if (plan->desc.dtype == CONVT3D_F16) return nonoverlap90_list<Nonoverlap90F16, ChannelsLast>(plan, tile, act);
+    if (plan->desc.dtype == CONVT3D_BF16) return nonoverlap90_list<Nonoverlap90Bf16, ChannelsLast>(plan, tile, act);
+    if (plan->desc.math == CONVT3D_TF32) return nonoverlap90_list<Nonoverlap90Tf32, ChannelsLast>(plan, tile, act);
+    return nonoverlap90_list<Nonoverlap90F32, ChannelsLast>(plan, tile, act);
 }
 
 template <class Act> auto nonoverlap90_instance(const convt3d__plan *plan, int tile, Act act)
@@ -1215,7 +1376,8 @@ extern "C" int32_t convt3d__nonoverlap90_refuses(convt3d__plan *plan, char why[9
     } else if (d.y_stride[4] != 1 || (kernel != 1 && kernel != 2 && kernel != 4))
         return nonoverlap90_refusal(why, "needs W or channels innermost in y, kernel 1, 2 or 4 along W");
     for (int tile = 0; tile < NONOVERLAP90_TILES; tile++)
-        nonoverlap90_instance(plan, tile, [&](auto kernel) { kernel.attempt(plan, tile, &best); });
+        if (nonoverlap90_has_tile(plan, tile))
+            nonoverlap90_instance(plan, tile, [&](auto kernel) { kernel.attempt(plan, tile, &best); });
     if (best.rows == 0) return nonoverlap90_refusal(why, "too many in_channels for rows of w in shared memory");
     plan->state[NONOVERLAP90_TILE] = best.tile;
     plan->state[NONOVERLAP90_ROWS] = best.rows;
@@ -1293,6 +1455,7 @@ extern "C" convt3d_status convt3d__nonoverlap90_run(const convt3d__plan *plan, c
     p.x = io->x;  p.w = io->w;  p.bias = io->bias;  p.y = io->y;
     p.packed = (const unsigned char *)packed;
     p.aligned = nonoverlap90_aligned(plan) && (uintptr_t)io->x % 16 == 0 && (uintptr_t)io->y % 16 == 0;
+    p.wide = plan->stored != plan->desc.dtype;
     p.pairs = p.aligned && !nonoverlap90_channels_last(plan) && !(p.kernel[2] == 4 && plan->desc.dtype == CONVT3D_F32);
     return nonoverlap90_instance(plan, (int)plan->state[NONOVERLAP90_TILE], [&](auto kernel) {
         if (io->w_packed) p.w = p.packed + kernel.slices(p);
@@ -1306,7 +1469,8 @@ extern "C" convt3d_status convt3d__nonoverlap90_run(const convt3d__plan *plan, c
         config.stream = (cudaStream_t)io->stream;
         config.attrs = &early;
         config.numAttrs = io->w_packed ? 0 : 1;
-        cudaError_t cause = cudaLaunchKernelEx(&config, kernel.function(), p);
+        cudaError_t cause = cudaLaunchKernelEx(&config, kernel.function(), p,
+                                               list_of<typename decltype(kernel)::T>(plan, io, 0, plan->fused));
         return cause == cudaSuccess ? convt3d__ok(error) : convt3d__cuda_fail(error, cause, 0);
     });
 }
