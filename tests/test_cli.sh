@@ -156,6 +156,16 @@ exits 'explain with a list' 0 explain n2_ic3_oc4_i4_k3_s2_p1 --then $list
 grep -q '^then *channel_affine, add, relu, group_norm:2, silu$' out; report $? 'explain has the list'
 exits 'bench with a list' 0 bench ic4_oc4_i8_k2_s2 --then $list --json list.json
 grep -q '"then": "channel_affine,add,relu,group_norm:2:1e-05,silu"' list.json; report $? 'the results have the list'
+printf '%s,then,y_channels\nplain,4,4,8,8,8,2,2,2,,0\nblock,4,4,8,8,8,2,2,2,"relu,group_norm:2",8\n' $head >blocks.csv
+exits 'bench of lists and a view in a file' 0 bench @blocks.csv --layout all --then silu --json blocks.json
+[ "$(grep -c '"then": "silu"' blocks.json) $(grep -c '"then": "relu,group_norm:2:1e-05"' blocks.json)" = '2 2' ]
+report $? 'the list of a row comes before --then'
+exits 'check of the same' 0 check @blocks.csv
+exits 'the blocks of bench/ can be planned' 0 explain "@$source/bench/blocks.csv"
+printf '%s,then\nblock,1,2,3,4,5,2,2,2,rel\n' $head >bad.csv
+refuses 'bad.csv:2: then = "rel" entry "rel" is unknown' check @bad.csv
+printf '%s,y_channels\nblock,1,2,3,4,5,2,2,2,1\n' $head >bad.csv
+refuses 'bad.csv:2: y_channels is neither 0 nor at least out_channels' check @bad.csv
 refuses 'entry "rel" is unknown' check $good --then rel
 refuses 'entry "relu:1" has more numbers than it takes' check $good --then relu:1
 refuses 'entry "clamp:1" has fewer numbers than it takes' check $good --then clamp:1

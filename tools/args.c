@@ -140,7 +140,8 @@ static void print_help(unsigned command)
     if (command == CMD_RUN) return;
     printf("\nSHAPE reads n8_ic48_oc48_i64x64x64_k3_s1_p0_op0_d1_g1: batch, channels, input size, kernel, stride,\n"
            "padding, output padding, dilation, groups; os64x64x64 fixes the output size. A single number stands for\n"
-           "all three axes; ic, oc, i and k are required. @file is a CSV such as bench/workloads.csv.\n");
+           "all three axes; ic, oc, i and k are required. @file is a CSV such as bench/workloads.csv or, with a LIST\n"
+           "in column then, bench/blocks.csv; y_channels > 0 makes y the first channels of a buffer that has so many.\n");
 }
 
 /* ---- values ---- */
@@ -377,6 +378,18 @@ static void scale_down(convt3d_desc *desc, int scale)
     } while (scale == SCALE_SMALL ? halve(desc) : halve_depth(desc));
 }
 
+/* y as the first channels of a wider buffer. A problem that has no output size is refused when it is planned. */
+static void set_y_stride(convt3d_desc *desc, int64_t channels)
+{
+    int64_t out[3];
+    if (channels == 0 || convt3d_output_size(desc, out, NULL) != CONVT3D_OK) return;
+    desc->y_stride[1] = desc->layout == CONVT3D_NDHWC ? 1 : out[0] * out[1] * out[2];
+    desc->y_stride[4] = desc->layout == CONVT3D_NDHWC ? channels : 1;
+    desc->y_stride[3] = out[2] * desc->y_stride[4];
+    desc->y_stride[2] = out[1] * desc->y_stride[3];
+    desc->y_stride[0] = channels * out[0] * out[1] * out[2];
+}
+
 /* Every combination of the option lists for one problem: its final form. */
 static int add_variants(const options *opt, const shape_case *row, shape_case **cases, size_t *count)
 {
@@ -389,6 +402,7 @@ static int add_variants(const options *opt, const shape_case *row, shape_case **
         desc->dtype = opt->dtype.value[i / opt->math.count / opt->layout.count];
         if (opt->batch >= 0) desc->batch = opt->batch;
         if (opt->scale.value[0] != SCALE_FULL) scale_down(desc, opt->scale.value[0]);
+        set_y_stride(desc, variant.y_channels);
         if (shape_append(cases, count, &variant)) return fail("out of memory");
     }
     return EXIT_PASS;

@@ -153,7 +153,15 @@ static int utf8_length(const char *text)
     return length;
 }
 
-/* "name": "text". What is no UTF-8 becomes a question mark. */
+double bench_outputs(const convt3d_desc *desc, const convt3d_info *info)
+{
+    double outputs = (double)desc->batch * (double)desc->out_channels;
+    int i;
+    if (desc->y_stride[0] > 0) return (double)desc->batch * (double)desc->y_stride[0];
+    for (i = 0; i < 3; i++) outputs *= (double)info->out_size[i];
+    return outputs;
+}
+
 int bench_list(const convt3d_desc *desc, const convt3d_info *info, convt3d_op_io ops[CONVT3D_MAX_OPS],
                void *(*make)(void *context, double elements, int dtype), void *context)
 {
@@ -173,6 +181,7 @@ int bench_list(const convt3d_desc *desc, const convt3d_info *info, convt3d_op_io
     return made;
 }
 
+/* "name": "text". What is no UTF-8 becomes a question mark. */
 static void json_text(FILE *file, const char *name, const char *text, const char *end)
 {
     fprintf(file, "\"%s\": \"", name);

@@ -48,6 +48,9 @@ int bench_list(const convt3d_desc *desc, const convt3d_info *info, convt3d_op_io
                void *(*make)(void *context, double elements, int dtype), void *context);
 enum { BENCH_LIST_TENSORS = 2 * CONVT3D_MAX_OPS };      /* the most that it makes */
 
+/* Elements of the buffer that y lies in. */
+double bench_outputs(const convt3d_desc *desc, const convt3d_info *info);
+
 double bench_median(double *values, int64_t count);     /* sorts values */
 
 /* On the CPU: calls once to warm up, then for some time and at least --repeats times. Returns the median in ms, or a

@@ -214,7 +214,7 @@ static cudaError_t tensors_make(gpu_tensors *t, const convt3d_desc *desc, const 
 {
     const size_t element = element_bytes[desc->dtype];
     const double x = (double)desc->batch * (double)desc->in_channels * volume(desc->in_size);
-    const double y = (double)desc->batch * (double)desc->out_channels * volume(info->out_size);
+    const double y = bench_outputs(desc, info);
     const double w = (double)desc->in_channels * (double)desc->out_channels / (double)(desc->groups ? desc->groups : 1);
     const int sets = sets_wanted((x + y) * (double)element);
     cudaError_t cause = random_tensor(&t->w, w * volume(desc->kernel), desc->dtype);

@@ -13,6 +13,7 @@
 #define TOOLS_SHAPE_H
 
 #include "convt3d.h"
+#include "then.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -28,6 +29,7 @@ enum {
 typedef struct shape_case {
     char name[SHAPE_NAME];
     convt3d_desc desc;
+    int64_t y_channels;     /* y is the first channels of a buffer that has so many; 0: it is dense */
 } shape_case;
 
 /* ---- numbers ---- */
@@ -189,12 +191,13 @@ typedef struct shape_column {
     int required;
 } shape_column;
 
-enum { SHAPE_COLUMNS = 26, SHAPE_LINE = 4096 };
+enum { SHAPE_COLUMNS = 28, SHAPE_LINE = 4096 };
 
-static inline void shape_columns(convt3d_desc *desc, shape_column columns[SHAPE_COLUMNS])
+static inline void shape_columns(shape_case *row, shape_column columns[SHAPE_COLUMNS])
 {
+    convt3d_desc *desc = &row->desc;
     const shape_column all[SHAPE_COLUMNS] = {
-        {"name", NULL, 1}, {"source", NULL, 0},
+        {"name", NULL, 1}, {"source", NULL, 0}, {"then", NULL, 0}, {"y_channels", &row->y_channels, 0},
         {"batch", &desc->batch, 0}, {"groups", &desc->groups, 0},
         {"in_channels", &desc->in_channels, 1}, {"out_channels", &desc->out_channels, 1},
         {"in_d", &desc->in_size[0], 1}, {"in_h", &desc->in_size[1], 1}, {"in_w", &desc->in_size[2], 1},
@@ -256,7 +259,7 @@ typedef struct shape_header { int count, column[SHAPE_COLUMNS]; } shape_header;
 /* The first line: which column is where. */
 static inline int shape_parse_header(char *line, const char *path, shape_header *header, char *message, size_t size)
 {
-    convt3d_desc unused;
+    shape_case unused;
     shape_column columns[SHAPE_COLUMNS];
     int seen[SHAPE_COLUMNS] = {0}, c;
     shape_columns(&unused, columns);
@@ -284,9 +287,10 @@ static inline int shape_parse_row(char *line, const char *path, int number, cons
                                   shape_case *row, char *message, size_t size)
 {
     shape_column columns[SHAPE_COLUMNS];
+    char why[THEN_TEXT];
     int i;
     shape_defaults(&row->desc);
-    shape_columns(&row->desc, columns);
+    shape_columns(row, columns);
     for (i = 0; i < header->count; i++) {
         const shape_column *column = &columns[header->column[i]];
         const char *field = line ? shape_next_field(&line) : NULL, *end = field;
@@ -296,14 +300,20 @@ static inline int shape_parse_row(char *line, const char *path, int number, cons
             if (*field == '\0') wrong = "is empty";
             else if (strlen(field) >= SHAPE_NAME) wrong = "is longer than 63 bytes";
             else strcpy(row->name, field);
+        } else if (strcmp(column->name, "then") == 0) {
+            if (*field && !then_parse(field, row->desc.ops, why)) wrong = why;
         } else if (column->value) {
             int failed = shape_read_integer(&end, column->value);
             if (failed > 0) wrong = "does not fit 64 bits";
             else if (failed || *end != '\0') wrong = "is not an integer";
         }
         if (!wrong) continue;
-        snprintf(message, size, "%s:%d: %s%s%.40s%s %s", path, number, column->name, field ? " = \"" : "",
+        snprintf(message, size, "%s:%d: %s%s%.40s%s %.200s", path, number, column->name, field ? " = \"" : "",
                  field ? field : "", field ? "\"" : "", wrong);
+        return -1;
+    }
+    if (row->y_channels != 0 && row->y_channels < row->desc.out_channels) {
+        snprintf(message, size, "%s:%d: y_channels is neither 0 nor at least out_channels", path, number);
         return -1;
     }
     if (!line) return 0;
