@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Times PyTorch's conv_transpose3d over a workload file, on the CPU or the GPU, by the rules of `convt3d bench`.
 
+--pass backward times what autograd calls for its gradients of x, w and, with --bias on, the bias.
+
 CPU: one run to warm up, then at least --repeats runs and 0.3 s, median; with oneDNN on and off.
 CUDA: CUDA events around replays of a graph over several x and y that together exceed twice the L2, median; what could
 not be captured in a graph says so. cudnn.benchmark is on or off for a whole run: PyTorch keeps the plan that it used
@@ -61,11 +63,18 @@ class Problem:
         axes = zip(self.size, self.kernel, self.stride, self.padding, self.dilation, self.out_size())
         return 2 * products * math.prod(pairs_inside(*axis) for axis in axes)
 
+    def y_shape(self):
+        return [self.batch, self.out_channels, *self.out_size()]
+
     def xy_bytes(self, element):
-        return element * (math.prod(self.x_shape()) + self.batch * self.out_channels * math.prod(self.out_size()))
+        return element * (math.prod(self.x_shape()) + math.prod(self.y_shape()))
 
     def bytes(self, element):
         return self.xy_bytes(element) + element * math.prod(self.w_shape())
+
+    def backward_bytes(self, element):
+        """dy, x and w read, dx and dw written."""
+        return self.bytes(element) + element * (math.prod(self.x_shape()) + math.prod(self.w_shape()))
 
     def scale_down(self, element, scale):
         """As --scale of `convt3d bench`."""
@@ -79,7 +88,7 @@ class Problem:
 
 
 def make_call(problem, mode, layout, args):
-    """x to y, and the function that makes another x."""
+    """The call, of a tuple of tensors, and the function that makes another such tuple: (x,), backward (x, dy)."""
     memory = torch.channels_last_3d if layout == "ndhwc" else torch.contiguous_format
 
     def random(shape):
@@ -88,17 +97,25 @@ def make_call(problem, mode, layout, args):
 
     w, bias = random(problem.w_shape()), random([problem.out_channels]) if args.bias == "on" else None
 
-    def call(x):
+    def forward(x):
         return torch.nn.functional.conv_transpose3d(x, w, bias, problem.stride, problem.padding,
                                                     problem.output_padding, problem.groups, problem.dilation)
 
-    return call, lambda: random(problem.x_shape())
+    def backward(x, dy):
+        return torch.ops.aten.convolution_backward(dy, x, w, None if bias is None else [problem.out_channels],
+                                                   problem.stride, problem.padding, problem.dilation, True,
+                                                   problem.output_padding, problem.groups,
+                                                   [True, True, bias is not None])
+
+    if args.passes == "forward":
+        return forward, lambda: (random(problem.x_shape()),)
+    return backward, lambda: (random(problem.x_shape()), random(problem.y_shape()))
 
 
 # ---- CPU ----
 
-def time_cpu(call, x, args):
-    call(x)
+def time_cpu(call, tensors, args):
+    call(*tensors)
     times, begin = [], time.perf_counter()
     while True:
         spent = time.perf_counter() - begin
@@ -106,16 +123,16 @@ def time_cpu(call, x, args):
         if enough or (len(times) >= 3 and spent >= args.row_seconds):
             return {"ms": 1e3 * statistics.median(times), "repeats": len(times)}
         start = time.perf_counter()
-        call(x)
+        call(*tensors)
         times.append(time.perf_counter() - start)
 
 
 def measure_cpu(problem, mode, layout, args):
-    call, make_x = make_call(problem, mode, layout, args)
-    x = make_x()
+    call, make_set = make_call(problem, mode, layout, args)
+    tensors = make_set()
     for mkldnn in {"on": [True], "off": [False], "both": [True, False]}[args.mkldnn]:
         with torch.backends.mkldnn.flags(enabled=mkldnn):
-            yield "onednn" if mkldnn else "native", time_cpu(call, x, args)
+            yield "onednn" if mkldnn else "native", time_cpu(call, tensors, args)
 
 
 # ---- CUDA ----
@@ -135,19 +152,19 @@ def event_ms(work):
     return begin.elapsed_time(end)
 
 
-def time_cuda(call, xs, args):
+def time_cuda(call, sets, args):
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        call(xs[0])
-        once = event_ms(lambda: call(xs[1 % len(xs)]))
+        call(*sets[0])
+        once = event_ms(lambda: call(*sets[1 % len(sets)]))
     torch.cuda.synchronize()
     if once > SLOW_MS:
         return {"ms": once, "repeats": 1, "graph": False}
-    in_graph = 1 if once > 20 else 4 if once > 2 else max(16, len(xs))
+    in_graph = 1 if once > 20 else 4 if once > 2 else max(16, len(sets))
     outputs = []                        # kept, so that every call writes to memory of its own
 
     def calls():
-        outputs.extend(call(xs[i % len(xs)]) for i in range(in_graph))
+        outputs.extend(call(*sets[i % len(sets)]) for i in range(in_graph))
 
     graph = torch.cuda.CUDAGraph()
     try:
@@ -156,7 +173,7 @@ def time_cuda(call, xs, args):
         work = graph.replay
     except RuntimeError:
         torch.cuda.synchronize()
-        graph, work, in_graph = None, lambda: call(xs[0]), 1
+        graph, work, in_graph = None, lambda: call(*sets[0]), 1
     least = 3 if once * in_graph * args.repeats > 1e3 * args.row_seconds else args.repeats
     repeats = max(least, min(args.repeats, int(1e3 * args.row_seconds / (once * in_graph))))
     with torch.cuda.stream(stream):
@@ -169,12 +186,12 @@ def time_cuda(call, xs, args):
 
 
 def measure_cuda(problem, mode, layout, args):
-    call, make_x = make_call(problem, mode, layout, args)
+    call, make_set = make_call(problem, mode, layout, args)
     element = torch.empty([], dtype=MODES[mode]).element_size()
-    xs = [make_x() for _ in range(sets_wanted(problem.xy_bytes(element)))]
+    sets = [make_set() for _ in range(sets_wanted(problem.xy_bytes(element)))]
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = mode == "tf32"
     torch.backends.cudnn.benchmark = args.benchmark == "on"
-    yield "cudnn+benchmark" if args.benchmark == "on" else "cudnn", time_cuda(call, xs, args)
+    yield "cudnn+benchmark" if args.benchmark == "on" else "cudnn", time_cuda(call, sets, args)
 
 
 # ---- rows ----
@@ -183,10 +200,13 @@ def row_of(problem, mode, layout, kernel, result, args):
     element = torch.empty([], dtype=MODES[mode]).element_size()
     seconds = 1e-3 * result["ms"]
     row = {"name": problem.name, "device": args.device, "kernel": kernel, "dtype": "f32" if mode == "tf32" else mode,
-           "layout": layout, "math": "tf32" if mode == "tf32" else "accurate", "pass": "forward"}
+           "layout": layout, "math": "tf32" if mode == "tf32" else "accurate", "pass": args.passes}
     row.update({key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in result.items()})
-    row["gflops"] = float(f"{1e-9 * problem.flops() / seconds:.6g}")
-    row["gbps"] = float(f"{1e-9 * problem.bytes(element) / seconds:.6g}")
+    flops, moved = problem.flops(), problem.bytes(element)
+    if args.passes == "backward":
+        flops, moved = 2 * flops, problem.backward_bytes(element)
+    row["gflops"] = float(f"{1e-9 * flops / seconds:.6g}")
+    row["gbps"] = float(f"{1e-9 * moved / seconds:.6g}")
     return row
 
 
@@ -249,6 +269,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workloads", help="CSV such as bench/workloads.csv")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--pass", dest="passes", choices=["forward", "backward"], default="forward")
     parser.add_argument("--mode", default="f32", help=f"list of {', '.join(MODES)}; default f32")
     parser.add_argument("--layout", default="ncdhw", help="list of ncdhw, ndhwc; default ncdhw")
     parser.add_argument("--mkldnn", choices=["on", "off", "both"], default="on", help="oneDNN on the CPU; default on")

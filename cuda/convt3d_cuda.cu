@@ -11,13 +11,17 @@
 //   generic.cuh      the kernel that accepts everything
 //   wgmma.cuh        Hopper's wgmma, mbarriers and bulk copies; split.cuh f32 as f16 pairs, x as planes of cells
 //   dense_sm90.cuh   dense convolution of any stride as an implicit GEMM on wgmma
+//   phases.cuh       backward: dy taken apart into phases of unit stride; dgrad_sm90.cuh dx from them on sm90_dense,
+//                    wgrad_sm90.cuh dw and dbias on wgmma; direct_backward.cuh both by multiply-adds, for few channels
 //   nonoverlap.cuh   kernel <= stride as a GEMM on mma.sync; mma.cuh its instructions, nonoverlap_f64.cuh its f64
 //   nonoverlap_sm90.cuh  kernel == stride as a GEMM on wgmma; divisor.cuh division by what is fixed at launch
 //   depthwise.cuh    few output channels a group: multiply-adds from windows of x; halo.cuh its and direct.cuh's tiles
 //   direct.cuh       multiply-adds from a register tile: any geometry, f64, few channels
 //   dense_sm80.cuh   implicit GEMM on mma.sync from planar tiles of x: groups, few channels, f64, any geometry
 //   scatter_sm80.cuh few output channels: every tap's products once on mma.sync, summed from shared memory
-//   easy_call.cuh    convt3d() on any memory: staging, and slabs where the card is too small
+//   generic_backward.cuh  dx, dw and dbias of everything; sums.cuh sums over long stretches
+//   list_backward.cuh     the list taken back from dy
+//   easy_call.cuh    convt3d() and convt3d_backward() on any memory: staging, and slabs where the card is too small
 //
 // Compile time: with -DCONVT3D_CUDA_PART=n only part n is compiled, so that a build system can compile all parts of
 // CONVT3D__PARTS side by side. Without it this is all of them.
@@ -47,6 +51,10 @@
 #include "wgmma.cuh"
 #include "split.cuh"
 #include "dense_sm90.cuh"
+#include "phases.cuh"
+#include "dgrad_sm90.cuh"
+#include "wgrad_sm90.cuh"
+#include "direct_backward.cuh"
 #include "nonoverlap.cuh"
 #include "nonoverlap_sm90.cuh"
 #include "depthwise.cuh"
@@ -54,6 +62,10 @@
 #include "dense_sm80.cuh"
 #include "scatter_sm80.cuh"
 #include "pass.cuh"
+#include "divisor.cuh"
+#include "sums.cuh"
+#include "generic_backward.cuh"
+#include "list_backward.cuh"
 
 #if CONVT3D__PART(0)
 #include "easy_call.cuh"
@@ -84,6 +96,24 @@ extern "C" const convt3d__backend convt3d__cuda_backends[] = {
     {"cuda_generic", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 1, convt3d__generic_refuses, convt3d__generic_cost,
      convt3d__generic_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__generic_run,
      convt3d__generic_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
+    {"sm90_dgrad", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_X, 0, convt3d__dgrad_sm90_refuses, convt3d__dgrad_sm90_cost,
+     convt3d__dgrad_sm90_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__dgrad_sm90_run,
+     convt3d__dgrad_sm90_ready, 0},
+    {"sm90_wgrad", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_W, 0, convt3d__wgrad_sm90_refuses, convt3d__wgrad_sm90_cost,
+     convt3d__wgrad_sm90_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__wgrad_sm90_run,
+     convt3d__wgrad_sm90_ready, 0},
+    {"cuda_dgrad", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_X, 0, convt3d__direct_dx_refuses, convt3d__direct_dx_cost,
+     convt3d__direct_dx_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__direct_dx_run,
+     convt3d__direct_dx_ready, 0},
+    {"cuda_wgrad", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_W, 0, convt3d__direct_dw_refuses, convt3d__direct_dw_cost,
+     convt3d__direct_dw_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__direct_dw_run,
+     convt3d__direct_dw_ready, 0},
+    {"cuda_generic", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_X, 0, convt3d__generic_refuses, convt3d__generic_dx_cost,
+     convt3d__generic_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__generic_dx_run,
+     convt3d__generic_dx_ready, 0},
+    {"cuda_generic", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_W, 0, convt3d__generic_refuses, convt3d__generic_dw_cost,
+     convt3d__generic_dw_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__generic_dw_run,
+     convt3d__generic_dw_ready, 0},
 };
 extern "C" const int32_t convt3d__cuda_backend_count =
     (int32_t)(sizeof convt3d__cuda_backends / sizeof convt3d__cuda_backends[0]);

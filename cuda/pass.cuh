@@ -11,10 +11,10 @@
 // Requires  nothing. Views whose voxels have one stride throughout (all dense ones) need no division per element.
 // Traffic   reads the stored tensor once, twice with a normalisation, and writes the output once.
 // Measured  one H200: group_norm of 1.07 GB in f32 0.84 ms, 3.85 TB/s.
-// CONVT3D_CUDA_PART 8.
+// CONVT3D_CUDA_PART 8; sums.cuh and list_backward.cuh go over tensors in the same way.
 #pragma once
 
-#if CONVT3D__PART(8)
+#if CONVT3D__PART(8) || CONVT3D__PART(10) || CONVT3D__PART(11)
 
 namespace convt3d_cuda {
 
@@ -150,8 +150,18 @@ template <class A, int N> __device__ __forceinline__ Moments moments_of(const A 
     return {(double)count, (double)v[0] + (double)mean, (double)squares};
 }
 
-// Lot: 4 where from and to are Linear with neighbouring voxels, in whole lots that are aligned, else 1.
-template <class T, bool Linear, int Lot>
+// N values of the accumulator's type from lots of In.
+template <class A, class In, int N, int Lot, class I, class Cursor>
+__device__ __forceinline__ void load_wide(A (&v)[N], const void *from, const Cursor &at, I q, I step, I end)
+{
+    In raw[N];
+    load_lots<In, N, Lot>(raw, from, at, q, step, end);
+#pragma unroll
+    for (int i = 0; i < N; i++) v[i] = Number<In>::widen(raw[i]);
+}
+
+// Lot: 4 where from and to are Linear with neighbouring voxels, in whole lots that are aligned, else 1. In: the type read.
+template <class T, class In, bool Linear, int Lot>
 __global__ void __launch_bounds__(PASS_THREADS) measure_kernel(const __grid_constant__ Pass p,
                                                                const __grid_constant__ List<T> before, int64_t blocks)
 {
@@ -164,7 +174,7 @@ __global__ void __launch_bounds__(PASS_THREADS) measure_kernel(const __grid_cons
         Moments all = {0, 0, 0};
         for (I q = t.begin; t.inside && q < t.end; q += PASS_MEASURED / Lot * t.step) {
             A v[PASS_MEASURED];
-            load_lots<A, PASS_MEASURED, Lot>(v, p.from, at, q, (I)t.step, t.end);
+            load_wide<A, In, PASS_MEASURED, Lot>(v, p.from, at, q, (I)t.step, t.end);
             if (before.count > 0) apply_in_pass<Linear, Lot>(before, v, p, t, q);
             if (q + (PASS_MEASURED / Lot - 1) * t.step < t.end) all = merge(all, moments_of(v, PASS_MEASURED));
             else all = merge(all, moments_of(v, (int)((t.end - q + t.step - 1) / t.step) * Lot));
@@ -233,7 +243,7 @@ template <class A> struct Normal {
 };
 
 // Out: the type written.
-template <class T, class Out, bool Linear, int Lot>
+template <class T, class In, class Out, bool Linear, int Lot>
 __global__ void __launch_bounds__(PASS_THREADS) finish_kernel(const __grid_constant__ Pass p,
                                                               const __grid_constant__ PassLists<T> lists,
                                                               int64_t blocks)
@@ -249,7 +259,7 @@ __global__ void __launch_bounds__(PASS_THREADS) finish_kernel(const __grid_const
         for (I q = t.begin; q < t.end; q += N / Lot * t.step) {
             A v[N];
             Out out[N];
-            load_lots<A, N, Lot>(v, p.from, from, q, (I)t.step, t.end);
+            load_wide<A, In, N, Lot>(v, p.from, from, q, (I)t.step, t.end);
             if (lists.before.count > 0) apply_in_pass<Linear, Lot>(lists.before, v, p, t, q);
             if (p.normalises)
 #pragma unroll
@@ -276,45 +286,58 @@ static bool is_lots(const Pass &p, const void *data, const int64_t s[5], size_t 
            p.voxels % 4 == 0;
 }
 
-static Pass pass_of(const convt3d__plan *plan, const convt3d_io *io, int32_t index)
+// How the output is dealt to blocks and threads, for a tensor of these strides.
+static Pass pass_shape(const convt3d__plan *plan, const int64_t stride[5])
 {
     Pass p = {};
+    p.batch = plan->desc.batch;  p.channels = plan->desc.out_channels;
+    p.parts = convt3d__moment_parts(plan);
+    p.height = plan->axis[1].out;  p.width = plan->axis[2].out;  p.voxels = plan->axis[0].out * p.height * p.width;
+    p.part_voxels = convt3d__ceil_div(convt3d__ceil_div(p.voxels, p.parts), 64) * 64;
+    p.lanes = 1;
+    if (stride[1] < stride[4]) while (p.lanes < 32 && p.lanes < p.channels) p.lanes *= 2;
+    p.channel_tiles = convt3d__ceil_div(p.channels, p.lanes);
+    return p;
+}
+
+}
+
+#if CONVT3D__PART(8)
+
+namespace convt3d_cuda {
+
+static Pass pass_of(const convt3d__plan *plan, const convt3d_io *io, int32_t index)
+{
+    Pass p = pass_shape(plan, plan->stored_stride);
     const int32_t norm = convt3d__next_norm(plan, index);
     p.normalises = norm < plan->op_count;
     const convt3d_op &op = plan->desc.ops[p.normalises ? norm : index];
     const convt3d_op_io &tensors = io->ops[p.normalises ? norm : index];
-    const bool last = convt3d__pass_end(plan, index) == plan->op_count;
-    int64_t rows = plan->axis[0].out * plan->axis[1].out;
-    p.from = plan->staged ? convt3d__workspace_part(plan, io->workspace, 1) : io->y;
-    p.to = last ? io->y : const_cast<void *>(p.from);
+    const int32_t end = convt3d__pass_end(plan, index);
+    const bool last = end == plan->op_count;
+    p.from = convt3d__stored_at(plan, io, index);
+    p.to = last ? io->y : convt3d__stored_at(plan, io, end);
     for (int i = 0; i < 5; i++) {
         p.from_stride[i] = plan->stored_stride[i];
         p.to_stride[i] = last ? plan->desc.y_stride[i] : plan->stored_stride[i];
     }
     p.scale = tensors.scale;  p.shift = tensors.shift;  p.mean = tensors.mean;  p.rstd = tensors.rstd;
     p.running_mean = tensors.running_mean;  p.running_var = tensors.running_var;
-    p.eps = op.a;  p.momentum = op.b;
-    p.batch = plan->desc.batch;  p.channels = plan->desc.out_channels;  p.groups = op.groups;
-    p.parts = convt3d__moment_parts(plan);
-    p.height = plan->axis[1].out;  p.width = plan->axis[2].out;  p.voxels = rows * p.width;
-    p.part_voxels = convt3d__ceil_div(convt3d__ceil_div(p.voxels, p.parts), 64) * 64;
+    p.eps = op.a;  p.momentum = op.b;  p.groups = op.groups;
     p.moments = (Moments *)convt3d__workspace_part(plan, io->workspace, 0);
     p.set = (double *)(p.moments + p.batch * p.parts * p.channels);
-    p.lanes = 1;
-    if (plan->stored_stride[1] < plan->stored_stride[4]) while (p.lanes < 32 && p.lanes < p.channels) p.lanes *= 2;
-    p.channel_tiles = convt3d__ceil_div(p.channels, p.lanes);
     return p;
 }
 
-template <class T, class Out, bool Linear, int Lot> struct PassKernels {
+template <class T, class In, class Out, bool Linear, int Lot> struct PassKernels {
     typedef typename Number<T>::Accumulator A;
     static convt3d_status ready(const convt3d__plan *plan, convt3d_error *error)
     {
-        convt3d_status status = convt3d__load_kernel(error, plan, measure_kernel<T, Linear, Lot>, 0);
+        convt3d_status status = convt3d__load_kernel(error, plan, measure_kernel<T, In, Linear, Lot>, 0);
         if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, settle_kernel<A>, 0);
-        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, finish_kernel<T, Out, Linear, Lot>, 0);
+        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, finish_kernel<T, In, Out, Linear, Lot>, 0);
         if constexpr (Lot > 1)      // the pointers to come may be less aligned
-            if (status == CONVT3D_OK) status = PassKernels<T, Out, Linear, 1>::ready(plan, error);
+            if (status == CONVT3D_OK) status = PassKernels<T, In, Out, Linear, 1>::ready(plan, error);
         return status;
     }
     static convt3d_status run(const Pass &p, const PassLists<T> &lists, void *stream, convt3d_error *error)
@@ -323,21 +346,21 @@ template <class T, class Out, bool Linear, int Lot> struct PassKernels {
         dim3 grid((unsigned)convt3d__min(blocks, INT32_MAX)), settle((unsigned)convt3d__min(sets, INT32_MAX));
         convt3d_status status = CONVT3D_OK;
         if (p.normalises)
-            status = convt3d__launch(error, measure_kernel<T, Linear, Lot>, grid, dim3(PASS_THREADS), 0, stream, p,
+            status = convt3d__launch(error, measure_kernel<T, In, Linear, Lot>, grid, dim3(PASS_THREADS), 0, stream, p,
                                      lists.before, blocks);
         if (p.normalises && status == CONVT3D_OK)
             status = convt3d__launch(error, settle_kernel<A>, settle, dim3(PASS_SETTLE), 0, stream, p);
         if (status != CONVT3D_OK) return status;
-        return convt3d__launch(error, finish_kernel<T, Out, Linear, Lot>, grid, dim3(PASS_THREADS), 0, stream, p, lists,
+        return convt3d__launch(error, finish_kernel<T, In, Out, Linear, Lot>, grid, dim3(PASS_THREADS), 0, stream, p, lists,
                                blocks);
     }
 };
 
-template <class T, class Out, class Act> convt3d_status pass_lots(const Pass &p, bool linear, Act act)
+template <class T, class In, class Out, class Act> convt3d_status pass_lots(const Pass &p, bool linear, Act act)
 {
-    if (linear && is_lots(p, p.from, p.from_stride, sizeof(typename Number<T>::Accumulator)) &&
-        is_lots(p, p.to, p.to_stride, sizeof(Out))) return act(PassKernels<T, Out, true, 4>(), T());
-    return linear ? act(PassKernels<T, Out, true, 1>(), T()) : act(PassKernels<T, Out, false, 1>(), T());
+    if (linear && is_lots(p, p.from, p.from_stride, sizeof(In)) && is_lots(p, p.to, p.to_stride, sizeof(Out)))
+        return act(PassKernels<T, In, Out, true, 4>(), T());
+    return linear ? act(PassKernels<T, In, Out, true, 1>(), T()) : act(PassKernels<T, In, Out, false, 1>(), T());
 }
 
 // act(the instance for this pass, a value of the output's type)
@@ -350,7 +373,9 @@ convt3d_status pass_instance(const Pass &p, const convt3d__plan *plan, int32_t i
     for (int32_t i = index; i < end; i++)
         if (convt3d__op_uses(plan->desc.ops[i].kind) & CONVT3D_USES_RESIDUAL)
             linear = linear && is_linear(p, plan->desc.ops[i].stride);
-    return end == plan->op_count ? pass_lots<T, T>(p, linear, act) : pass_lots<T, A>(p, linear, act);
+    if (convt3d__stored_dtype(plan, index) == plan->desc.dtype)
+        return end == plan->op_count ? pass_lots<T, T, T>(p, linear, act) : pass_lots<T, T, A>(p, linear, act);
+    return end == plan->op_count ? pass_lots<T, A, T>(p, linear, act) : pass_lots<T, A, A>(p, linear, act);
 }
 
 template <class Act> convt3d_status pass_dispatch(const Pass &p, const convt3d__plan *plan, int32_t index, Act act)
@@ -379,11 +404,14 @@ extern "C" convt3d_status convt3d__cuda_pass(const convt3d__plan *plan, const co
     });
 }
 
+extern "C" CONVT3D__HIDDEN convt3d_status convt3d__cuda_backward_ready(const convt3d__plan *plan, convt3d_error *error);
+
 extern "C" convt3d_status convt3d__cuda_pass_ready(const convt3d__plan *plan, convt3d_error *error)
 {
     using namespace convt3d_cuda;
     convt3d_io none = {};
     convt3d_status status = CONVT3D_OK;
+    if (plan->pass != CONVT3D_FORWARD) return convt3d__cuda_backward_ready(plan, error);
     for (int32_t i = plan->fused; i < plan->op_count && status == CONVT3D_OK; i = convt3d__pass_end(plan, i)) {
         Pass p = pass_of(plan, &none, i);
         status = pass_dispatch(p, plan, i, [&](auto kernels, auto) { return kernels.ready(plan, error); });
@@ -391,4 +419,5 @@ extern "C" convt3d_status convt3d__cuda_pass_ready(const convt3d__plan *plan, co
     return status;
 }
 
+#endif
 #endif

@@ -37,6 +37,7 @@ typedef struct check_result {
     int64_t worst[5];           /* n, oc, od, oh, ow of the element with the largest error/bound */
     double got, want, error, bound;
     double rms;                 /* RMS of (y - y64)/(2^-24 S) over the checked (2^-53 for f64) */
+    const char *gradient;       /* backward pass: which one `worst` is in; else NULL */
     char message[256];
 } check_result;
 

@@ -11,23 +11,37 @@
 static const char *const common_dtypes[4] = {"f32", "f64", "f16", "bf16"};
 static const char *const common_layouts[2] = {"ncdhw", "ndhwc"};
 
-/* The command that repeats one check. A view's strides have no words on the command line: they are added as text. */
-static inline void common_reproducer(const check_request *r, const char *message)
+static inline void common_strides(const char *name, const int64_t s[5])
+{
+    if (oracle_all_zero(s)) return;
+    tap_note("with %s %lld,%lld,%lld,%lld,%lld", name, (long long)s[0], (long long)s[1], (long long)s[2],
+             (long long)s[3], (long long)s[4]);
+}
+
+/* The command that repeats one check, of the backward pass where `pass` is " --pass backward". What has no words on the
+ * command line, a view's strides and what is added to, follows as text. */
+static inline void common_reproducer_of(const check_request *r, const char *pass, const char *message)
 {
     char shape[SHAPE_TEXT], then[THEN_TEXT];
-    const int64_t *x = r->desc.x_stride, *y = r->desc.y_stride;
     shape_format(&r->desc, shape, sizeof shape);
     tap_note("%s", message);
     then_format(r->desc.ops, then, sizeof then);
-    tap_note("convt3d check %s%s%s --device %s --dtype %s --layout %s --data %s --seed %llu --threads %d", shape,
-             then[0] ? " --then " : "", then,
+    tap_note("convt3d check %s%s%s%s --device %s --dtype %s --layout %s%s%s%s --data %s --seed %llu --threads %d",
+             shape, pass, then[0] ? " --then " : "", then,
              r->desc.device == CONVT3D_DEVICE_CUDA ? "cuda" : "cpu", common_dtypes[r->desc.dtype],
-             common_layouts[r->desc.layout], r->exact ? "exact" : "real",
+             common_layouts[r->desc.layout], r->desc.math == CONVT3D_TF32 ? " --math tf32" : "",
+             r->desc.force[0] ? " --kernel " : "", r->desc.force, r->exact ? "exact" : "real",
              (unsigned long long)r->seed, r->desc.threads);
-    if (!oracle_all_zero(x) || !oracle_all_zero(y))
-        tap_note("with x_stride %lld,%lld,%lld,%lld,%lld and y_stride %lld,%lld,%lld,%lld,%lld (0: dense)",
-                 (long long)x[0], (long long)x[1], (long long)x[2], (long long)x[3], (long long)x[4],
-                 (long long)y[0], (long long)y[1], (long long)y[2], (long long)y[3], (long long)y[4]);
+    common_strides("x_stride", r->desc.x_stride);
+    common_strides("y_stride", r->desc.y_stride);
+    common_strides("dy_stride", r->desc.dy_stride);
+    common_strides("dx_stride", r->desc.dx_stride);
+    if (r->desc.accumulate) tap_note("with accumulate %d", (int)r->desc.accumulate);
+}
+
+static inline void common_reproducer(const check_request *r, const char *message)
+{
+    common_reproducer_of(r, "", message);
 }
 
 /* CUDA if CONVT3D_TEST_DEVICE says so. */

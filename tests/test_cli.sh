@@ -156,6 +156,15 @@ exits 'explain with a list' 0 explain n2_ic3_oc4_i4_k3_s2_p1 --then $list
 grep -q '^then *channel_affine, add, relu, group_norm:2, silu$' out; report $? 'explain has the list'
 exits 'bench with a list' 0 bench ic4_oc4_i8_k2_s2 --then $list --json list.json
 grep -q '"then": "channel_affine,add,relu,group_norm:2:1e-05,silu"' list.json; report $? 'the results have the list'
+exits 'check of the gradients, all types' 0 check n2_ic3_oc4_i4_k3_s2_p1 --then $list --dtype all --pass backward
+grep -q -- '--pass backward' out; report $? 'the reproducer line has the pass'
+exits 'check of dx by name' 0 check $good --pass backward_x --kernel reference
+exits 'explain of the gradients' 0 explain $good --pass backward
+grep -q '^kernel .*weights ' out; report $? 'explain names the kernel of dw'
+exits 'bench of the gradients' 0 bench ic4_oc4_i8_k2_s2 --then $list --pass backward --json gradients.json
+grep -q '"pass": "backward"' gradients.json; report $? 'the results have the pass'
+refuses '--pass "sideways" is none of: forward, backward' check $good --pass sideways
+refuses '--pass goes with a shape' check --x x.npy --w w.npy --pass backward
 printf '%s,then,y_channels\nplain,4,4,8,8,8,2,2,2,,0\nblock,4,4,8,8,8,2,2,2,"relu,group_norm:2",8\n' $head >blocks.csv
 exits 'bench of lists and a view in a file' 0 bench @blocks.csv --layout all --then silu --json blocks.json
 [ "$(grep -c '"then": "silu"' blocks.json) $(grep -c '"then": "relu,group_norm:2:1e-05"' blocks.json)" = '2 2' ]

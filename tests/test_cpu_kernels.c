@@ -1,6 +1,7 @@
 /* Promise: each fast CPU kernel, pinned by force, is held to the numeric contract on the whole table of cases and on
  * random ones, in every type and layout, and takes the cases it must take; what it refuses it refuses by name. A row
- * that this processor lacks is skipped. */
+ * that this processor lacks is skipped. The gradients of layers of real sizes are the reference's, value for value, and
+ * nothing outside the tensors is touched; test_backward.c has the rest of their contract. */
 #include "guard.h"
 #include "common.h"
 
@@ -203,6 +204,87 @@ static void test_guarded(const kernel_row *row)
     tap_ok(wrong == 0, "%s: nothing outside the tensors is touched", row->name);
 }
 
+/* ---- the backward pass ---- */
+
+enum { TENSORS = 6 };                   /* x, w, dy, and the gradients dx, dw, dbias */
+
+static convt3d_status backward_of(const convt3d_desc *d, const guard_memory tensor[TENSORS])
+{
+    convt3d_io io;
+    memset(&io, 0, sizeof io);
+    io.x = tensor[0].data;  io.w = tensor[1].data;  io.dy = tensor[2].data;
+    io.dx = tensor[3].data;  io.dw = tensor[4].data;  io.dbias = tensor[5].data;
+    return convt3d_backward(d, &io, NULL);
+}
+
+/* Small integers in memory at a forbidden page. */
+static guard_memory integers(int32_t dtype, int64_t n, int at_end, uint64_t seed)
+{
+    guard_memory memory = guard_make((size_t)(n * oracle_format_of(dtype).size), at_end);
+    int64_t i;
+    for (i = 0; memory.data && i < n; i++)
+        oracle_store(dtype, memory.data, i, (double)(oracle_hash(seed, (uint64_t)i) % 5) - 2);
+    return memory;
+}
+
+static int same_values(int32_t dtype, const void *a, const void *b, int64_t n)
+{
+    int64_t i;
+    for (i = 0; i < n; i++)
+        if (!oracle_same(oracle_load(dtype, a, i), oracle_load(dtype, b, i))) return 0;
+    return 1;
+}
+
+static int gradients_as_reference(convt3d_desc d, const char *name, int at_end, uint64_t seed)
+{
+    guard_memory t[2][TENSORS];
+    oracle_problem p;
+    int64_t count[TENSORS];
+    int pass = oracle_init(&p, &d), run, i;
+    count[0] = count[3] = oracle_count(p.in);
+    count[1] = count[4] = p.w_count;
+    count[2] = p.y_count;
+    count[5] = d.out_channels;
+    for (run = 0; run < 2; run++) {
+        for (i = 0; i < TENSORS; i++) {
+            t[run][i] = integers(d.dtype, count[i], at_end, seed + (uint64_t)i);
+            pass &= t[run][i].data != NULL;
+        }
+        use(&d, run ? name : "reference");
+        pass = pass && backward_of(&d, t[run]) == CONVT3D_OK;
+    }
+    for (i = 3; pass && i < TENSORS; i++) pass = same_values(d.dtype, t[0][i].data, t[1][i].data, count[i]);
+    for (run = 0; run < 2; run++)
+        for (i = 0; i < TENSORS; i++) guard_free(&t[run][i]);
+    return pass;
+}
+
+/* Several tiles, partial sums and parts of the channels; each way to sum; rows that lie end to end or not. */
+static void test_gradients(const kernel_row *row)
+{
+    static const int64_t layers[][7] = {    /* in, out, size, kernel, stride, padding, groups */
+        {48, 40, 12, 3, 1, 1, 1}, {64, 32, 10, 2, 2, 0, 1}, {20, 12, 13, 3, 2, 1, 1}, {70, 1, 9, 4, 2, 1, 1},
+        {130, 66, 4, 4, 2, 1, 1}, {4, 32, 20, 3, 2, 1, 1}, {32, 5, 12, 4, 4, 0, 1}, {6, 6, 27, 5, 2, 2, 6},
+        {16, 24, 11, 3, 3, 0, 4}, {3, 2, 36, 3, 1, 0, 1},
+    };
+    size_t i;
+    int turn, wrong = 0;
+    for (i = 0; i < sizeof layers / sizeof layers[0]; i++)
+        for (turn = 0; turn < 2; turn++) {
+            const int64_t *l = layers[i];
+            convt3d_desc d = common_desc(l[0], l[1], l[2], l[3], l[4], l[5]);
+            d.groups = l[6];
+            d.dtype = (int32_t)(i + (size_t)turn * 2) % 4;
+            d.layout = (int32_t)(i / 2 + (size_t)turn) % 2;
+            d.threads = 1 + (int32_t)(i % 3);
+            d.accumulate = i % 4 == 3 ? CONVT3D_BACKWARD_X | CONVT3D_BACKWARD_W | CONVT3D_BACKWARD_BIAS : 0;
+            if (gradients_as_reference(d, row->name, turn, i * 6)) continue;
+            tap_note("%s: layer %d, %s, %s", row->name, (int)i, common_dtypes[d.dtype], common_layouts[d.layout]);
+            wrong++;
+        }
+    tap_ok(wrong == 0, "%s: gradients of layers of real sizes are the reference's", row->name);
+}
+
 int main(void)
 {
     size_t i;
@@ -217,6 +299,7 @@ int main(void)
         test_guarded(&rows[i]);
         test_layers(&rows[i]);
         test_large_output(&rows[i]);
+        test_gradients(&rows[i]);
     }
     return tap_done();
 }

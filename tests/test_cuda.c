@@ -1,5 +1,6 @@
 /* Promise: the CUDA back end means what the reference means, on any memory, stream and graph, and says clearly when it
  * cannot. Without a GPU the statuses are tested and the rest is skipped. */
+#include "check_backward.h"
 #include "common.h"
 #include <cuda_runtime_api.h>
 
@@ -571,6 +572,282 @@ static void test_special_values(void)
     tap_ok(pass, "NaN and infinity reach what they reach in the reference");
 }
 
+/* ---- backward -------------------------------------------------------------------------------------------------- */
+
+/* A list that saves the convolution, has every kind of tensor, and normalises over samples and over the batch. */
+static const char *const every_tensor = "add,channel_affine,group_norm:3,silu,multiply,batch_norm";
+
+static convt3d_desc backward_desc(const char *list)
+{
+    convt3d_desc d = listed_desc(list);
+    d.backward = CONVT3D_BACKWARD;
+    return d;
+}
+
+/* All tensors of a backward call but the workspace, where its io has them. */
+typedef struct placed { void **slot; const check_buffer *buffer; int memory, gradient; } placed;
+
+enum { PLACED_MOST = 8 + CONVT3D_MAX_OPS * CHECK_TENSORS + BACKWARD_TENSORS };
+
+static int tensors_of(backward_run *run, convt3d_io *io, placed list[PLACED_MOST])
+{
+    const placed inputs[5] = {{(void **)&io->x, &run->forward.x, 0, 0}, {(void **)&io->w, &run->forward.w, 0, 0},
+                              {(void **)&io->dy, &run->dy, 0, 0}, {&io->y, &run->forward.y, 0, 0},
+                              {&io->saved, &run->saved, 0, 0}};
+    int i, k, n = 0;
+    for (i = 0; i < 5; i++) if (*inputs[i].slot) list[n++] = inputs[i];
+    for (i = 0; i < CONVT3D_MAX_OPS; i++)
+        for (k = CHECK_RESIDUAL; k < CHECK_RUNNING_MEAN; k++)
+            if (*op_slot(&io->ops[i], k)) {
+                placed one = {op_slot(&io->ops[i], k), &run->forward.ops[i][k], 0, 0};
+                list[n++] = one;
+            }
+    for (k = 0; k < run->tensors; k++) {
+        placed one = {backward_pointer(io, &run->tensor[k]), &run->tensor[k].buffer, 0, 1};
+        list[n++] = one;
+    }
+    return n;
+}
+
+/* Moves every tensor to its kind of memory. */
+static void place_all(placed *list, int n)
+{
+    int i;
+    for (i = 0; i < n; i++) *list[i].slot = place(list[i].memory, list[i].buffer->data, list[i].buffer->bytes);
+}
+
+/* Fetches the gradients and frees what place_all() made. */
+static void fetch_all(placed *list, int n)
+{
+    int i;
+    for (i = 0; i < n; i++) {
+        if (list[i].gradient)
+            good(cudaMemcpy(list[i].buffer->data, *list[i].slot, list[i].buffer->bytes, cudaMemcpyDefault), "fetch");
+        displace(list[i].memory, *list[i].slot);
+    }
+}
+
+static int same_gradients(const backward_run *a, const backward_run *b)
+{
+    int k;
+    for (k = 0; k < a->tensors; k++)
+        if (memcmp(a->tensor[k].buffer.data, b->tensor[k].buffer.data, a->tensor[k].buffer.bytes) != 0) return 0;
+    return 1;
+}
+
+static int backward_of(backward_run *run, const convt3d_desc *d, uint64_t seed)
+{
+    check_request request;
+    convt3d_error error;
+    memset(&request, 0, sizeof request);
+    request.desc = *d;
+    request.seed = seed;
+    if (backward_make(run, &request, &error) == CONVT3D_OK) return 1;
+    tap_note("%s", error.text);
+    return 0;
+}
+
+static void test_backward_memory(void)
+{
+    const char *const lists[3] = {"", "relu", every_tensor};
+    int mix, i, same = 1;
+    for (mix = 0; mix < 90; mix++) {
+        convt3d_desc d = backward_desc(lists[mix % 3]);
+        backward_run host, run;
+        convt3d_io io;
+        convt3d_error error;
+        placed list[PLACED_MOST];
+        int n;
+        d.dtype = mix / 3 % 4;
+        d.layout = mix / 12 % 2;
+        d.accumulate = mix / 24 % 2 ? CONVT3D_BACKWARD : 0;
+        if (!backward_of(&host, &d, 12) || !backward_of(&run, &d, 12)) { tap_ok(0, "memory"); return; }
+        same &= backward_call(&host, ~0u, NULL, &error) == CONVT3D_OK;
+        io = run.io;
+        n = tensors_of(&run, &io, list);
+        for (i = 0; i < n; i++) list[i].memory = (int)(oracle_hash((uint64_t)mix, (uint64_t)i) % MEMORIES);
+        place_all(list, n);
+        same &= convt3d_backward(&d, &io, &error) == CONVT3D_OK;
+        fetch_all(list, n);
+        if (!same_gradients(&host, &run)) { same = 0; tap_note("mix %d: other bits", mix); }
+        backward_free(&host);
+        backward_free(&run);
+    }
+    tap_ok(same, "backward: tensors and gradients in mixes of host, pinned, managed and device memory: the same bits");
+}
+
+/* Against the oracle: what the tests of the CPU do, on this device. */
+static void test_backward_lists(void)
+{
+    static const char *const lists[] = {"relu", "leaky_relu:0.1,add", "group_norm:3", "batch_norm,relu",
+        "gelu,multiply,add", "channel_affine,tanh", "silu,group_norm:1,mish,batch_norm",
+        "add,hardswish,multiply,softplus:1:20",
+        "add,channel_affine,group_norm:3,silu,multiply,batch_norm", "affine:2:1,add", "relu,group_norm:9", "sigmoid"};
+    int i, pass = 1;
+    for (i = 0; i < 12 * 16; i++) {
+        convt3d_desc d = backward_desc(lists[i % 12]);
+        check_request request;
+        check_result result;
+        memset(&request, 0, sizeof request);
+        request.desc = d;
+        request.desc.dtype = i / 12 % 4;
+        request.desc.layout = i / 48 % 2;
+        request.desc.accumulate = i / 96 ? CONVT3D_BACKWARD : 0;
+        request.seed = (uint64_t)i;
+        backward_case(&request, &result);
+        if (!result.pass) tap_note("%s, dtype %d, layout %d: %s", lists[i % 12], (int)request.desc.dtype,
+                                   (int)request.desc.layout, result.message);
+        pass &= result.pass;
+    }
+    tap_ok(pass, "lists are taken back within their bounds");
+}
+
+/* A plan of all gradients, on the device: repeats, and a graph. */
+static void test_backward_graph(const char *list)
+{
+    convt3d_desc d = backward_desc(list);
+    backward_run first, run;
+    convt3d_io io;
+    convt3d_plan plan;
+    convt3d_error error;
+    convt3d_status status, easy;
+    placed tensors[PLACED_MOST];
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    int i, k, n, pass;
+    if (!backward_of(&first, &d, 12) || !backward_of(&run, &d, 12)) { tap_ok(0, "memory"); return; }
+    pass = backward_call(&first, ~0u, NULL, &error) == CONVT3D_OK;
+    io = run.io;
+    n = tensors_of(&run, &io, tensors);
+    for (i = 0; i < n; i++) tensors[i].memory = DEVICE;
+    place_all(tensors, n);
+    pass &= convt3d_plan_init(&plan, &d, CONVT3D_BACKWARD, &error) == CONVT3D_OK;
+    io.workspace_bytes = convt3d_workspace_size(&plan);
+    good(cudaMalloc(&io.workspace, (size_t)io.workspace_bytes + 256), "workspace");
+    good(cudaMemset(io.workspace, 0xFF, (size_t)io.workspace_bytes + 256), "poisoned workspace");
+    good(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
+    io.stream = stream;
+    good(cudaDeviceSynchronize(), "tensors");
+    good(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "capture");
+    status = convt3d_run(&plan, &io, &error);
+    easy = convt3d_backward(&d, &io, &error);
+    pass &= good(cudaStreamEndCapture(stream, &graph), "end of capture");
+    tap_ok(pass && status == CONVT3D_OK && easy == CONVT3D_CUDA_CAPTURING,
+           "a backward pass is captured%s%s, convt3d_backward() refuses to be", *list ? ": " : "", list);
+    if (!pass || !good(cudaGraphInstantiate(&exec, graph, 0), "instantiate")) return;
+    for (i = 0; i < 20; i++) {
+        for (k = 0; k < run.tensors; k++)
+            good(cudaMemset(*backward_pointer(&io, &run.tensor[k]), 0xFF, run.tensor[k].buffer.bytes), "poison");
+        good(cudaDeviceSynchronize(), "poison");
+        good(cudaGraphLaunch(exec, stream), "replay");
+        good(cudaStreamSynchronize(stream), "replay");
+        for (k = 0; k < run.tensors; k++)
+            good(cudaMemcpy(run.tensor[k].buffer.data, *backward_pointer(&io, &run.tensor[k]),
+                            run.tensor[k].buffer.bytes, cudaMemcpyDefault), "fetch");
+        pass &= same_gradients(&first, &run);
+    }
+    tap_ok(pass, "and 20 replays give the bits of the easy call");
+    fetch_all(tensors, n);
+    cudaFree(io.workspace);
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream);
+    backward_free(&first);
+    backward_free(&run);
+}
+
+/* A forward pass that keeps the convolution's output is cut along the batch. */
+static void test_keeping_where_memory_is_short(void)
+{
+    convt3d_desc d = common_desc(2, 4, 40, 2, 2, 0);
+    common_data whole, pieces;
+    char why[THEN_TEXT];
+    void *taken[64];
+    int n, ok = then_parse("silu,group_norm:2", d.ops, why);
+    d.batch = 24;
+    d.device = CONVT3D_DEVICE_CUDA;
+    d.backward = CONVT3D_BACKWARD;
+    strcpy(d.force, "cuda_generic");
+    if (!common_make(&whole, &d, 0, 12) || !common_make(&pieces, &d, 0, 12)) { tap_ok(0, "memory"); return; }
+    whole.io.saved = malloc(whole.y.bytes);
+    pieces.io.saved = malloc(pieces.y.bytes);
+    ok &= whole.io.saved && pieces.io.saved && common_run(&whole);
+    n = hog(taken, (size_t)48 << 20);
+    ok &= common_run(&pieces);
+    while (n > 0) cudaFree(taken[--n]);
+    tap_ok(ok && common_same_outputs(&whole, &pieces) && memcmp(whole.io.saved, pieces.io.saved, whole.y.bytes) == 0 &&
+           memcmp(whole.run.ops[1][CHECK_MEAN].data, pieces.run.ops[1][CHECK_MEAN].data, 24 * 2 * 4) == 0,
+           "what the backward pass wants is kept in pieces, bit for bit");
+    free(whole.io.saved);
+    free(pieces.io.saved);
+    common_free(&whole);
+    common_free(&pieces);
+}
+
+/* dy is one element on the host, expanded to 256 GB: more than a card has. */
+static void test_backward_where_memory_is_short(void)
+{
+    convt3d_desc d = common_desc(1, 1, 1, 1, 1, 0);
+    float x = 1, w = 1, dy = 1, found[3] = {7, 7, 7};
+    convt3d_io io;
+    convt3d_error error;
+    int a, ok;
+    memset(&io, 0, sizeof io);
+    d.device = CONVT3D_DEVICE_CUDA;
+    d.fixed_out_size = 1;
+    for (a = 0; a < 3; a++) d.out_size[a] = 4000;
+    d.dy_stride[0] = 1;
+    strcpy(d.force, "cuda_generic");
+    io.x = &x;  io.w = &w;  io.dy = &dy;
+    io.dx = &found[0];  io.dw = &found[1];  io.dbias = &found[2];
+    ok = convt3d_backward(&d, &io, &error) == CONVT3D_CUDA_OUT_OF_MEMORY && found[0] == 7 && found[1] == 7 &&
+         found[2] == 7;
+    tap_ok(ok && cudaPeekAtLastError() == cudaSuccess, "a backward pass that does not fit: %s", error.text);
+}
+
+/* 2,197,000,000 positions of x, dy and dx; x and dy are one plane each, broadcast along the depth by a stride of 0. */
+static void test_backward_beyond_32_bits(void)
+{
+    convt3d_desc d = common_desc(1, 1, 1300, 1, 1, 0);
+    size_t plane = 1300 * 1300, i, depth;
+    double *x = (double *)malloc(plane * 8), *dy = (double *)malloc(plane * 8), *back = (double *)malloc(plane * 8);
+    double w = 2, dw = 0, dbias = 0, found[2] = {0, 0};
+    convt3d_io io;
+    convt3d_error error;
+    void *there[2];
+    int same;
+    memset(&io, 0, sizeof io);
+    d.device = CONVT3D_DEVICE_CUDA;
+    d.dtype = CONVT3D_F64;
+    strcpy(d.force, "cuda_generic");
+    d.x_stride[0] = d.x_stride[1] = d.x_stride[4] = d.dy_stride[0] = d.dy_stride[1] = d.dy_stride[4] = 1;
+    d.x_stride[3] = d.dy_stride[3] = 1300;
+    for (i = 0; i < plane; i++) {
+        x[i] = (double)(i % 3) - 1;
+        dy[i] = (double)(i % 5) - 2 + (double)(i % 7 == 0);
+        dw += 1300 * x[i] * dy[i];
+        dbias += 1300 * dy[i];
+    }
+    there[0] = place(DEVICE, x, plane * 8);
+    there[1] = place(DEVICE, dy, plane * 8);
+    io.x = there[0];  io.dy = there[1];  io.w = &w;  io.dw = &found[0];  io.dbias = &found[1];
+    same = good(cudaMalloc(&io.dx, 1300 * plane * 8), "dx") &&
+           good(cudaMemset(io.dx, 0xFF, 1300 * plane * 8), "poison") &&
+           convt3d_backward(&d, &io, &error) == CONVT3D_OK && found[0] == dw && found[1] == dbias;
+    for (depth = 0; same && depth < 1300; depth += 433) {
+        good(cudaMemcpy(back, (char *)io.dx + depth * plane * 8, plane * 8, cudaMemcpyDefault), "back");
+        for (i = 0; i < plane; i++) same &= back[i] == 2 * dy[i];
+    }
+    tap_ok(same, "gradients of 2,197,000,000 positions");
+    cudaFree(there[0]);
+    cudaFree(there[1]);
+    cudaFree(io.dx);
+    free(x);
+    free(dy);
+    free(back);
+}
+
 int main(int argc, char **argv)
 {
     int32_t devices = 0;
@@ -601,5 +878,13 @@ int main(int argc, char **argv)
     test_two_devices(devices);
     test_error_state();
     test_special_values();
+    test_backward_memory();
+    test_backward_lists();
+    test_backward_graph("");
+    test_backward_graph("relu");
+    test_backward_graph(every_tensor);
+    test_keeping_where_memory_is_short();
+    test_backward_where_memory_is_short();
+    test_backward_beyond_32_bits();
     return tap_done();
 }

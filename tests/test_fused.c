@@ -1,28 +1,9 @@
 /* Promise: what follows the convolution is PyTorch's, entry by entry and in any list, in every type and layout, on
  * every kernel that the machine has; the bits depend on no thread count; views cost nothing and nothing else is touched.
  * With the name of a kernel as argument, that kernel alone; CONVT3D_TEST_DEVICE=cuda: on the GPU. */
-#include "common.h"
+#include "lists.h"
 
-enum { FUSED_SHAPES = 7, FUSED_RANDOM = 150 };
-
-/* Small problems of every class: stride 1, phases, kernel == stride, empty phases, groups, depth-wise, a view. */
-static convt3d_desc shape(int i)
-{
-    convt3d_desc d = common_desc(8, 12, 5, 3, 1, 1);
-    if (i == 1) { d = common_desc(4, 8, 5, 3, 2, 1);  d.batch = 2;  d.output_padding[2] = 1; }
-    if (i == 2) { d = common_desc(16, 16, 4, 2, 2, 0);  d.in_size[2] = 9; }
-    if (i == 3) { d = common_desc(3, 4, 4, 2, 4, -1);  d.dilation[0] = 2; }
-    if (i == 4) { d = common_desc(8, 8, 4, 3, 2, 1);  d.groups = 4;  d.batch = 3; }
-    if (i == 5) { d = common_desc(4, 4, 6, 3, 2, 1);  d.groups = 4;  d.in_size[2] = 40; }
-    if (i == 6) {                                       /* y is a slice of 20 channels, the residual one of 12 */
-        static const int64_t y[5] = {20 * 520, 520, 70, 10, 1}, r[5] = {12 * 512, 512, 64, 8, 1};
-        d = common_desc(4, 8, 4, 2, 2, 0);
-        d.batch = 2;
-        memcpy(d.y_stride, y, sizeof y);
-        memcpy(d.ops[0].stride, r, sizeof r);           /* where the list begins with a residual */
-    }
-    return d;
-}
+enum { FUSED_RANDOM = 150 };
 
 static const char *kernel_name = "";
 
@@ -49,7 +30,7 @@ static int kernel_takes(const convt3d_desc *desc)
 /* The list after shape i; only residual entries keep the shape's residual stride, and it is the first entry's. */
 static int check_list(const char *list, int i, int32_t dtype, int32_t layout, uint64_t seed, int *taken)
 {
-    convt3d_desc d = shape(i);
+    convt3d_desc d = lists_shape(i);
     int64_t stride[5];
     char why[THEN_TEXT];
     memcpy(stride, d.ops[0].stride, sizeof stride);
@@ -65,40 +46,17 @@ static int check_list(const char *list, int i, int32_t dtype, int32_t layout, ui
 
 static void test_lists(void)
 {
-    static const char *const lists[] = {
-        "affine:0.5:-2", "channel_affine", "add", "multiply", "clamp:-0.25:0.5", "relu", "relu6", "leaky_relu:0.01",
-        "leaky_relu:-2", "silu", "sigmoid", "tanh", "gelu", "gelu_tanh", "hardswish", "hardsigmoid", "elu:0.75",
-        "softplus:1:20", "softplus:2:0.5", "mish", "group_norm:1", "group_norm:4", "batch_norm", "group_norm:2:0.5",
-        "relu,group_norm:4", "group_norm:4,relu", "channel_affine,relu", "channel_affine,add,relu",
-        "add,group_norm:2,multiply,silu", "group_norm:1,group_norm:4,add",
-        "batch_norm,add,relu,group_norm:2,gelu,sigmoid", "clamp:1:-1", "relu,affine:2,add,leaky_relu:0.1,multiply,tanh,elu,mish"
-    };
     int l, i, dtype, layout;
-    for (l = 0; l < (int)(sizeof lists / sizeof lists[0]); l++) {
+    for (l = 0; l < LISTS_COUNT; l++) {
         int pass = 1, taken = 0;
-        for (i = 0; i < FUSED_SHAPES; i++)
+        for (i = 0; i < LISTS_SHAPES; i++)
             for (dtype = 0; dtype < 4; dtype++)
                 for (layout = 0; layout < 2; layout++) {
                     uint64_t kind = (uint64_t)((l + i + dtype * 2 + layout) % 4);   /* check.h's moderate data */
-                    pass &= check_list(lists[l], i, dtype, layout, kind + 12 * (uint64_t)l, &taken);
+                    pass &= check_list(lists_table[l], i, dtype, layout, kind + 12 * (uint64_t)l, &taken);
                 }
-        if (taken > 0) tap_ok(pass, "%s%s%s: %d problems", kernel_name, *kernel_name ? ": " : "", lists[l], taken);
+        if (taken > 0) tap_ok(pass, "%s%s%s: %d problems", kernel_name, *kernel_name ? ": " : "", lists_table[l], taken);
     }
-}
-
-static convt3d_op random_entry(shapes_random_state *r, const convt3d_desc *d)
-{
-    convt3d_op op;
-    memset(&op, 0, sizeof op);
-    op.kind = (int32_t)shapes_draw(r, 1, CONVT3D_OP_COUNT - 1);
-    if (convt3d_op_uses(op.kind) & CONVT3D_USES_A) op.a = (double)shapes_draw(r, 1, 8) / 4;
-    if (convt3d_op_uses(op.kind) & CONVT3D_USES_B) op.b = (double)shapes_draw(r, 1, 8) / 8;
-    if (op.kind == CONVT3D_OP_CLAMP) op.a = -op.a;
-    if (op.kind == CONVT3D_OP_GROUP_NORM)
-        do op.groups = (int32_t)shapes_draw(r, 1, d->out_channels); while (d->out_channels % op.groups);
-    if (op.kind == CONVT3D_OP_BATCH_NORM && d->batch * shapes_out_size(d, 0) * shapes_out_size(d, 1) *
-        shapes_out_size(d, 2) == 1) op.kind = CONVT3D_OP_SILU, op.a = op.b = 0;
-    return op;
 }
 
 /* Random problems with random lists. Products of many residuals leave f16's range, so at most one multiplies. */
@@ -112,7 +70,7 @@ static void test_random(void)
         r.seed = (uint64_t)i + 99;
         count = (int)shapes_draw(&r, 1, 4);
         if (shapes_out_size(&d, 0) * shapes_out_size(&d, 1) * shapes_out_size(&d, 2) == 0 || d.batch == 0) continue;
-        for (j = 0; j < count; j++) d.ops[j] = random_entry(&r, &d);
+        for (j = 0; j < count; j++) d.ops[j] = lists_random_entry(&r, &d);
         d.dtype = i % 4;
         d.layout = i / 4 % 2;
         d.threads = i % 3;
@@ -182,7 +140,7 @@ static void test_in_place(void)
     for (l = 0; l < 3; l++) {
         int pass = 1;
         for (dtype = 0; dtype < 4; dtype++) {
-            convt3d_desc d = shape(1);
+            convt3d_desc d = lists_shape(1);
             common_data apart, together;
             char why[THEN_TEXT];
             int i, entry;
@@ -208,7 +166,7 @@ static void test_in_place(void)
 
 static void test_threads(void)
 {
-    convt3d_desc d = shape(1);
+    convt3d_desc d = lists_shape(1);
     common_data one, many;
     char why[THEN_TEXT];
     int pass = then_parse("silu,group_norm:2,add,batch_norm", d.ops, why), t;
@@ -229,7 +187,7 @@ static void test_threads(void)
 /* A slab of y with the slab of the residual is that part of the whole. */
 static void test_slab(void)
 {
-    convt3d_desc d = shape(1), sub;
+    convt3d_desc d = lists_shape(1), sub;
     common_data whole, part;
     char why[THEN_TEXT];
     int64_t begin, from, to;

@@ -1,5 +1,6 @@
 /* Promise: weights packed once give the bits of the unpacked call, for any batch and input size of the same plan
  * family; the tag refuses the pack of another kernel, geometry or type. */
+#include "check_backward.h"
 #include "common.h"
 
 typedef struct packed_weights {
@@ -56,6 +57,85 @@ static int packed_equals_plain(const convt3d_desc *d, uint64_t seed)
     common_free(&plain);
     common_free(&packed);
     return pass;
+}
+
+/* dx from packed weights has the bits of dx from w, by convt3d_run() and by the easy call. */
+static int backward_packed(const convt3d_desc *d, const char *kernel, uint64_t seed)
+{
+    check_request r;
+    backward_run plain, packed;
+    convt3d_plan plan;
+    convt3d_error error;
+    convt3d_io io;
+    packed_weights p = {NULL, 0};
+    int pass = 1, easy;
+    memset(&r, 0, sizeof r);
+    r.desc = *d;
+    r.seed = seed;
+    snprintf(r.desc.force, sizeof r.desc.force, "%s", kernel);
+    if (convt3d_plan_init(&plan, &r.desc, CONVT3D_BACKWARD_X, &error) == CONVT3D_REFUSED) return 1;
+    pass = backward_make(&plain, &r, &error) == CONVT3D_OK && backward_call(&plain, 1, NULL, &error) == CONVT3D_OK;
+    pass = backward_make(&packed, &r, &error) == CONVT3D_OK && pass;
+    if (pass) p = pack(&plan, packed.io.w);
+    for (easy = 0; easy < 2 && pass && p.data; easy++) {
+        backward_pose(&packed);
+        io = packed.io;
+        io.w = NULL;
+        io.w_packed = p.data;
+        io.pack_tag = p.tag;
+        io.dx = packed.tensor[BACKWARD_DX].buffer.data;
+        pass = (easy ? convt3d_backward(&r.desc, &io, &error) : common_run_plan(&plan, &io, &error)) == CONVT3D_OK &&
+               !memcmp(io.dx, plain.tensor[BACKWARD_DX].buffer.data, plain.tensor[BACKWARD_DX].buffer.bytes);
+    }
+    pass = pass && p.data;
+    free(p.data);
+    backward_free(&plain);
+    backward_free(&packed);
+    return pass;
+}
+
+/* Kernels of one name in both passes: where what they make of w differs, so do the tags. */
+static int tags_apart(const convt3d_desc *from, const char *kernel)
+{
+    convt3d_desc d = *from;
+    convt3d_plan plan[2];
+    packed_weights p[2] = {{NULL, 0}, {NULL, 0}};
+    float w[4096];
+    int i, pass = 1;
+    int64_t bytes[2];
+    for (i = 0; i < 4096; i++) w[i] = (float)i;
+    snprintf(d.force, sizeof d.force, "%s", kernel);
+    for (i = 0; i < 2; i++) {
+        if (convt3d_plan_init(&plan[i], &d, i, NULL) != CONVT3D_OK) break;
+        bytes[i] = convt3d_packed_size(&plan[i]);
+        p[i] = pack(&plan[i], w);
+    }
+    if (p[0].data && p[1].data)
+        pass = p[0].tag != p[1].tag || (bytes[0] == bytes[1] && !memcmp(p[0].data, p[1].data, (size_t)bytes[0]));
+    free(p[0].data);
+    free(p[1].data);
+    return pass;
+}
+
+static void test_backward(void)
+{
+    const char *kernel;
+    int k, i;
+    for (k = 0; (kernel = convt3d_kernel_name(CONVT3D_DEVICE_CPU, CONVT3D_BACKWARD_X, k)) != NULL; k++) {
+        int same = 1, apart = 1;
+        for (i = 0; i < SHAPES_COUNT; i++) {
+            convt3d_desc d = shapes_table[i].desc;
+            d.dtype = i % 4;
+            d.layout = i / 4 % 2;
+            same &= backward_packed(&d, kernel, (uint64_t)i);
+        }
+        for (i = 0; i < 4; i++) {
+            convt3d_desc d = common_desc(8, 8, 5, 2 + i % 2, 1 + i / 2, 1);
+            apart &= tags_apart(&d, kernel);
+        }
+        tap_ok(same, "%s (dx): packed weights give the same bits", kernel);
+        tap_ok(apart, "%s (dx): its tag is not that of another layout of the forward pass", kernel);
+    }
 }
 
 static uint64_t tag_of(const convt3d_desc *d)
@@ -117,5 +197,6 @@ int main(void)
         tap_ok(pass, "%s", shapes_table[i].name);
     }
     test_tags();
+    test_backward();
     return tap_done();
 }

@@ -1,6 +1,7 @@
 /* Promise: a plan is plain bytes: copied with memcpy, shared by threads, never changed by a run. Its calls for size,
  * information and text are consistent. y may interleave with x in one buffer, as a channel concatenation does; a
  * shared element is refused. Pointers less aligned than promised are refused by run and served by the easy call. */
+#include "check_backward.h"
 #include "common.h"
 
 #ifdef _OPENMP
@@ -205,8 +206,104 @@ static void test_empty(void)
     tap_ok(convt3d(&d, &io, NULL) == CONVT3D_OK, "every pointer may be NULL when the batch is 0");
 }
 
+/* ---- the backward pass ---- */
+
+static void test_backward_information(void)
+{
+    static const int32_t passes[4] = {CONVT3D_BACKWARD_X, CONVT3D_BACKWARD_W, CONVT3D_BACKWARD_X | CONVT3D_BACKWARD_W,
+                                      CONVT3D_BACKWARD_BIAS};
+    const double products = 8.0 * 4 * 125 * 8, x = 8 * 125, w = 8 * 4 * 8, y = 4 * 1000;
+    const double flops[4] = {2 * products, 2 * products, 4 * products, 0};
+    const double elements[4] = {x + w + y, x + w + y, 2 * x + 2 * w + y, y + 4};
+    int i;
+    for (i = 0; i < 4; i++) {
+        convt3d_desc d = common_desc(8, 4, 5, 2, 2, 0);
+        convt3d_plan plan;
+        convt3d_info info;
+        char text[4096];
+        int pass = convt3d_plan_init(&plan, &d, passes[i], NULL) == CONVT3D_OK;
+        pass = pass && convt3d_plan_info(&plan, &info, NULL) == CONVT3D_OK;
+        pass = pass && convt3d_explain(&d, passes[i], text, sizeof text, NULL, NULL) == CONVT3D_OK;
+        tap_ok(pass && info.flops == flops[i] && info.bytes == 4 * elements[i] && info.out_size[2] == 10 &&
+               info.workspace_bytes == convt3d_workspace_size(&plan), "plan_info of pass %d: FLOPs, bytes, sizes",
+               passes[i]);
+        tap_ok(pass && strstr(text, info.kernel) && strstr(text, info.weight_kernel) &&
+               (info.weight_kernel[0] != 0) == (i == 2), "explain of pass %d names its kernels", passes[i]);
+    }
+}
+
+/* A plan of the pass is plain bytes, and a run leaves it and the inputs as they are. */
+static void test_backward_copy(void)
+{
+    convt3d_desc d = common_desc(8, 8, 6, 3, 2, 1);
+    check_request r;
+    backward_run a, b;
+    convt3d_plan plan, copy;
+    convt3d_error error;
+    convt3d_io io;
+    int pass, k;
+    memset(&r, 0, sizeof r);
+    r.desc = d;
+    pass = backward_make(&a, &r, &error) == CONVT3D_OK;
+    pass = backward_make(&b, &r, &error) == CONVT3D_OK && pass;
+    pass = pass && convt3d_plan_init(&plan, &d, CONVT3D_BACKWARD, NULL) == CONVT3D_OK;
+    memcpy(&copy, &plan, sizeof copy);
+    memset(&plan, 0, sizeof plan);
+    io = b.io;
+    for (k = 0; k < 3; k++) *backward_pointer(&io, &b.tensor[k]) = b.tensor[k].buffer.data;
+    plan = copy;
+    pass = pass && backward_call(&a, ~0u, NULL, &error) == CONVT3D_OK;
+    pass = pass && common_run_plan(&copy, &io, NULL) == CONVT3D_OK;
+    for (k = 0; k < 3 && pass; k++)
+        pass = !memcmp(a.tensor[k].buffer.data, b.tensor[k].buffer.data, a.tensor[k].buffer.bytes);
+    tap_ok(pass && !memcmp(&plan, &copy, sizeof copy), "a copied plan of the backward pass runs, and stays as it was");
+    backward_free(&a);
+    backward_free(&b);
+}
+
+/* Every tensor off the default alignment by one element, in the easy call. */
+static void test_backward_alignment(void)
+{
+    int dtype, k, pass;
+    for (dtype = 0; dtype < 4; dtype++) {
+        check_request r;
+        backward_run run;
+        check_buffer off[6];
+        check_buffer *from[6];
+        convt3d_error error;
+        convt3d_io io;
+        memset(&r, 0, sizeof r);
+        memset(off, 0, sizeof off);
+        r.desc = common_desc(4, 4, 5, 3, 2, 1);
+        r.desc.dtype = dtype;
+        r.exact = 1;                    /* another kernel may serve it: its bits are the same on integers */
+        pass = backward_make(&run, &r, &error) == CONVT3D_OK && backward_call(&run, ~0u, NULL, &error) == CONVT3D_OK;
+        from[0] = &run.forward.x; from[1] = &run.forward.w; from[2] = &run.dy;
+        for (k = 0; k < 3; k++) from[3 + k] = &run.tensor[k].buffer;
+        for (k = 0; k < 6 && pass; k++) {
+            pass = check_buffer_make(&off[k], (int64_t)from[k]->bytes + run.forward.size, 1, 0);
+            if (pass) memcpy(off[k].data + run.forward.size, from[k]->data, k < 3 ? from[k]->bytes : 0);
+        }
+        if (pass) {
+            memset(&io, 0, sizeof io);
+            io.x = off[0].data + run.forward.size; io.w = off[1].data + run.forward.size;
+            io.dy = off[2].data + run.forward.size; io.dx = off[3].data + run.forward.size;
+            io.dw = off[4].data + run.forward.size; io.dbias = off[5].data + run.forward.size;
+            pass = convt3d_backward(&r.desc, &io, &error) == CONVT3D_OK;
+            for (k = 3; k < 6; k++)
+                pass = pass && !memcmp(off[k].data + run.forward.size, from[k]->data, from[k]->bytes);
+        }
+        tap_ok(pass, "the easy call of the backward pass takes any alignment, %s", common_dtypes[dtype]);
+        for (k = 0; k < 6; k++) free(off[k].memory);
+        backward_free(&run);
+    }
+}
+
 int main(void)
 {
+    test_backward_information();
+    test_backward_copy();
+    test_backward_alignment();
     test_copy();
     test_shared();
     test_information();

@@ -12,6 +12,7 @@ static int no_memory;
 #  define CONVT3D_CPU_FAST
 #endif
 #include "../convt3d.h"
+#include "check_backward.h"
 #include "common.h"
 #include <limits.h>
 #include <time.h>
@@ -74,6 +75,9 @@ static void test_options(void)
     RULE(d.device = 7, DEVICE_UNKNOWN, "device", -1, 7, 1, NULL);
     RULE(d.math = -3, MATH_UNKNOWN, "math", -1, -3, 1, NULL);
     RULE(d.fixed_out_size = 2, FLAG_INVALID, "fixed_out_size", -1, 2, 1, "fixed_out_size = 2 must be 0 or 1");
+    RULE(d.accumulate = 16, GRADIENT_BITS, "accumulate", -1, 16, 15,
+         "accumulate = 16 must be a sum of CONVT3D_BACKWARD_... (0 ... 15)");
+    RULE(d.backward = -1, GRADIENT_BITS, "backward", -1, -1, 15, NULL);
     RULE(d.threads = -1, THREADS_NEGATIVE, "threads", -1, -1, 0, NULL);
     RULE(d.workspace_limit = -8, WORKSPACE_LIMIT_NEGATIVE, "workspace_limit", -1, -8, 0, NULL);
     RULE(d.alignment = 24, ALIGNMENT_INVALID, "alignment", -1, 24, 4, NULL);
@@ -127,11 +131,19 @@ static void test_large(void)
     RULE(d.kernel[0] = d.kernel[1] = d.kernel[2] = big, W_TOO_LARGE, "w", -1, 0, most, NULL);
     RULE(for (a = 0; a < 3; a++) { d.fixed_out_size = 1; d.out_size[a] = big; }, Y_TOO_LARGE, "y", -1, 0, most, NULL);
     RULE((d.x_stride[0] = INT64_MAX, d.batch = 3), X_TOO_LARGE, "x", -1, 0, most, NULL);
+    RULE((d.dy_stride[0] = INT64_MAX, d.batch = 3), DY_TOO_LARGE, "dy", -1, 0, most, NULL);
+    RULE((d.dx_stride[0] = INT64_MAX / 2, d.batch = 3), DX_TOO_LARGE, "dx", -1, 0, most, NULL);
 }
 
 static void test_strides(void)
 {
     const int64_t y[5] = {6 * 729, 729, 81, 9, 1};      /* dense, output 9x9x9 */
+    const int64_t dx[5] = {4 * 125, 125, 25, 5, 1};
+    RULE(d.dy_stride[2] = -1, DY_STRIDE_NEGATIVE, "dy_stride", 2, -1, 0, "dy_stride[2] = -1 must not be negative");
+    RULE(d.dx_stride[1] = -5, DX_STRIDE_NEGATIVE, "dx_stride", 1, -5, 0, "dx_stride[1] = -5 must not be negative");
+    RULE((memcpy(d.dx_stride, dx, sizeof dx), d.dx_stride[2] = 24), DX_STRIDE_OVERLAP, "dx_stride", 2, 24, 25,
+         "dx_stride[2] = 24 must be at least 25, or elements of dx overlap");
+    RULE((memcpy(d.dx_stride, dx, sizeof dx), d.dx_stride[4] = 0), DX_STRIDE_OVERLAP, "dx_stride", 4, 0, 1, NULL);
     RULE(d.x_stride[3] = -1, X_STRIDE_NEGATIVE, "x_stride", 3, -1, 0, "x_stride[3] = -1 must not be negative");
     RULE(d.y_stride[4] = -7, Y_STRIDE_NEGATIVE, "y_stride", 4, -7, 0, NULL);
     RULE((memcpy(d.y_stride, y, sizeof y), d.y_stride[3] = 8), Y_STRIDE_OVERLAP, "y_stride", 3, 8, 9,
@@ -270,6 +282,106 @@ static void test_list_pointers(void)
     entry_fails(&d, &io, CONVT3D_OP_ALIASED, "rstd", 2, 0, NULL);
 }
 
+/* ---- the backward pass ---- */
+
+static void backward_fails(const convt3d_desc *d, int32_t pass, const convt3d_io *io, convt3d_status status,
+                           const char *field, int32_t axis, int64_t got, int64_t limit, const char *text)
+{
+    convt3d_plan plan;
+    convt3d_error e;
+    if (convt3d_plan_init(&plan, d, pass, &e) != CONVT3D_OK) { tap_ok(0, "%s", e.text); return; }
+    expect(common_run_plan(&plan, io, &e), &e, status, field, axis, got, limit, text);
+}
+
+/* Tensors of one desc, none of which meets another. */
+static void test_backward_pointers(void)
+{
+    static float x[512], w[512], dy[8192], dx[512], dw[512], dbias[8];
+    const int32_t all = CONVT3D_BACKWARD;
+    convt3d_desc d = base();
+    convt3d_io io, good;
+    memset(&good, 0, sizeof good);
+    good.x = x; good.w = w; good.dy = dy; good.dx = dx; good.dw = dw; good.dbias = dbias;
+    io = good; io.dy = NULL; backward_fails(&d, all, &io, CONVT3D_NULL_ARGUMENT, "dy", -1, 0, 0, NULL);
+    io = good; io.x = NULL; backward_fails(&d, all, &io, CONVT3D_NULL_ARGUMENT, "x", -1, 0, 0, NULL);
+    io = good; io.w = NULL; backward_fails(&d, all, &io, CONVT3D_NULL_ARGUMENT, "w", -1, 0, 0, NULL);
+    io = good; io.w_packed = dx; backward_fails(&d, all, &io, CONVT3D_W_AND_PACKED, "w_packed", -1, 0, 0, NULL);
+    io = good; io.dy = dy + 1; backward_fails(&d, all, &io, CONVT3D_MISALIGNED, "dy", -1, 0, 16, NULL);
+    io = good; io.dx = dx + 2; backward_fails(&d, all, &io, CONVT3D_MISALIGNED, "dx", -1, 0, 16, NULL);
+    io = good; io.dw = dw + 3; backward_fails(&d, all, &io, CONVT3D_MISALIGNED, "dw", -1, 0, 16, NULL);
+    io = good; io.dbias = (char *)dbias + 2; backward_fails(&d, all, &io, CONVT3D_MISALIGNED, "dbias", -1, 0, 4, NULL);
+    io = good; io.dx = dy; backward_fails(&d, all, &io, CONVT3D_OUTPUT_ALIASED, "dx", -1, 0, 0, "dx overlaps dy");
+    io = good; io.dw = x; backward_fails(&d, all, &io, CONVT3D_OUTPUT_ALIASED, "dw", -1, 0, 0, "dw overlaps x");
+    io = good; io.dw = dx; backward_fails(&d, all, &io, CONVT3D_OUTPUT_ALIASED, "dw", -1, 0, 0, "dw overlaps dx");
+    io = good; io.dbias = dy + 8; backward_fails(&d, all, &io, CONVT3D_OUTPUT_ALIASED, "dbias", -1, 0, 0, NULL);
+    backward_fails(&d, CONVT3D_BACKWARD_X, &good, CONVT3D_GRADIENT_NOT_PLANNED, "dw", -1, 1, 0,
+                   "dw is given, but the plan's pass (1) does not compute it");
+    backward_fails(&d, CONVT3D_BACKWARD_W, &good, CONVT3D_GRADIENT_NOT_PLANNED, "dx", -1, 2, 0, NULL);
+    backward_fails(&d, 3, &good, CONVT3D_GRADIENT_NOT_PLANNED, "dbias", -1, 3, 0, NULL);
+    OP(0, ADD, 0, 0, 0);
+    io = good; io.dbias = NULL; io.ops[0].d_residual = w;
+    backward_fails(&d, 3, &io, CONVT3D_GRADIENT_NOT_PLANNED, "d_residual", 0, 3, 0, NULL);
+}
+
+/* What the list of a backward pass wants, and what it must not be given. */
+static void test_backward_list(void)
+{
+    static float x[512], w[512], y[8192], dy[8192], saved[8192], other[8192], dx[512], small[32];
+    const int32_t all = CONVT3D_BACKWARD;
+    convt3d_desc d = base();
+    convt3d_io io, good;
+    memset(&good, 0, sizeof good);
+    good.x = x; good.w = w; good.y = y; good.saved = saved;
+    d.backward = all;
+    OP(0, ADD, 0, 0, 0);
+    OP(1, GROUP_NORM, 1e-5, 0, 3);
+    OP(2, MULTIPLY, 0, 0, 0);
+    good.ops[0].residual = good.ops[2].residual = other;
+    good.ops[1].mean = small; good.ops[1].rstd = small + 16;
+    io = good; io.saved = NULL; entry_fails(&d, &io, CONVT3D_NULL_ARGUMENT, "saved", -1, 0, "saved must not be NULL");
+    io = good; io.saved = (char *)saved + 4; entry_fails(&d, &io, CONVT3D_MISALIGNED, "saved", -1, 16, NULL);
+    io = good; io.saved = y; entry_fails(&d, &io, CONVT3D_OUTPUT_ALIASED, "saved", -1, 0, "saved overlaps y");
+    io = good; io.saved = other; entry_fails(&d, &io, CONVT3D_OUTPUT_ALIASED, "saved", 0, 0, "saved overlaps residual");
+    io = good; io.ops[1].mean = NULL;
+    entry_fails(&d, &io, CONVT3D_OP_TENSOR_MISSING, "mean", 1, 0, "io.ops[1].mean must not be NULL");
+    io = good; io.ops[1].rstd = NULL; entry_fails(&d, &io, CONVT3D_OP_TENSOR_MISSING, "rstd", 1, 0, NULL);
+    d.backward = 0;
+    entry_fails(&d, &good, CONVT3D_SAVED_UNUSED, "saved", -1, 0,
+                "saved must be NULL: this forward pass does not write it (see convt3d_info.saves)");
+    good.y = NULL; good.dy = dy; good.dx = dx;
+    io = good; io.saved = NULL; backward_fails(&d, all, &io, CONVT3D_NULL_ARGUMENT, "saved", -1, 0, 0, NULL);
+    io = good; io.ops[1].mean = NULL; backward_fails(&d, all, &io, CONVT3D_OP_TENSOR_MISSING, "mean", 1, 0, 0, NULL);
+    io = good; io.ops[1].rstd = NULL; backward_fails(&d, all, &io, CONVT3D_OP_TENSOR_MISSING, "rstd", 1, 0, 0, NULL);
+    io = good; io.ops[0].residual = NULL;
+    backward_fails(&d, all, &io, CONVT3D_OP_TENSOR_MISSING, "residual", 0, 0, 0, NULL);
+    io = good; io.ops[2].residual = NULL;
+    backward_fails(&d, all, &io, CONVT3D_OP_TENSOR_MISSING, "residual", 2, 0, 0, NULL);
+    io = good; io.ops[1].d_residual = other;
+    backward_fails(&d, all, &io, CONVT3D_OP_TENSOR_UNUSED, "d_residual", 1, 0, 0, NULL);
+    io = good; io.ops[1].d_scale = (char *)small + 1;
+    backward_fails(&d, all, &io, CONVT3D_OP_MISALIGNED, "d_scale", 1, 0, 4, NULL);
+    io = good; io.ops[0].d_residual = other;
+    backward_fails(&d, all, &io, CONVT3D_OUTPUT_ALIASED, "d_residual", -1, 0, 0, "d_residual overlaps residual");
+    io = good; io.ops[1].d_shift = small + 16;
+    backward_fails(&d, all, &io, CONVT3D_OUTPUT_ALIASED, "d_shift", -1, 0, 0, "d_shift overlaps rstd");
+    d = base();
+    OP(0, RELU, 0, 0, 0);
+    memset(&io, 0, sizeof io); io.w = w; io.dy = dy; io.dx = dx;
+    backward_fails(&d, CONVT3D_BACKWARD_X, &io, CONVT3D_NULL_ARGUMENT, "y", -1, 0, 0, NULL);
+}
+
+static void test_nothing_to_pack(void)
+{
+    convt3d_desc d = base();
+    convt3d_plan plan;
+    convt3d_error e;
+    static float w[512], packed[512];
+    uint64_t tag;
+    if (convt3d_plan_init(&plan, &d, CONVT3D_BACKWARD_W, &e) != CONVT3D_OK) { tap_ok(0, "%s", e.text); return; }
+    expect(convt3d_pack_weights(&plan, w, packed, &tag, NULL, &e), &e, CONVT3D_PACK_UNUSED, "plan", -1, 2, 0,
+           "the plan's pass (2) reads no weights: there is nothing to pack");
+}
+
 static void test_nulls(void)
 {
     convt3d_desc d = base();
@@ -284,7 +396,11 @@ static void test_nulls(void)
     convt3d_plan_init(&plan, &d, CONVT3D_FORWARD, NULL);
     expect(convt3d_plan_init(NULL, &d, 0, &e), &e, CONVT3D_NULL_ARGUMENT, "plan", -1, 0, 0, "plan must not be NULL");
     expect(convt3d_plan_init(&none, NULL, 0, &e), &e, CONVT3D_NULL_ARGUMENT, "desc", -1, 0, 0, NULL);
-    expect(convt3d_plan_init(&none, &d, 9, &e), &e, CONVT3D_PASS_UNKNOWN, "pass", -1, 9, 0, NULL);
+    expect(convt3d_plan_init(&none, &d, 16, &e), &e, CONVT3D_PASS_UNKNOWN, "pass", -1, 16, 15,
+           "pass = 16 is neither CONVT3D_FORWARD (0) nor a sum of CONVT3D_BACKWARD_... (1 ... 15)");
+    expect(convt3d_plan_init(&none, &d, -1, &e), &e, CONVT3D_PASS_UNKNOWN, "pass", -1, -1, 15, NULL);
+    expect(convt3d_backward(NULL, &io, &e), &e, CONVT3D_NULL_ARGUMENT, "desc", -1, 0, 0, NULL);
+    expect(convt3d_backward(&d, NULL, &e), &e, CONVT3D_NULL_ARGUMENT, "io", -1, 0, 0, NULL);
     expect(convt3d(NULL, &io, &e), &e, CONVT3D_NULL_ARGUMENT, "desc", -1, 0, 0, NULL);
     expect(convt3d(&d, NULL, &e), &e, CONVT3D_NULL_ARGUMENT, "io", -1, 0, 0, NULL);
     expect(convt3d_run(&plan, NULL, &e), &e, CONVT3D_NULL_ARGUMENT, "io", -1, 0, 0, NULL);
@@ -400,7 +516,7 @@ static void test_all_provoked(void)
 
 /* ---- extreme numbers ---- */
 
-enum { WIDE_FIELDS = 37, NARROW_FIELDS = 7, FIELDS = WIDE_FIELDS + NARROW_FIELDS, VALUES = 7 };
+enum { WIDE_FIELDS = 47, NARROW_FIELDS = 9, FIELDS = WIDE_FIELDS + NARROW_FIELDS, VALUES = 7 };
 
 /* Field number f of d takes extreme number v. */
 static void set_field(convt3d_desc *d, int f, int v)
@@ -411,15 +527,20 @@ static void set_field(convt3d_desc *d, int f, int v)
     int64_t *const triple[7] = {d->in_size, d->kernel, d->stride, d->padding, d->output_padding, d->dilation,
                                 d->out_size};
     int32_t *const small[NARROW_FIELDS] = {&d->fixed_out_size, &d->dtype, &d->layout, &d->device, &d->math, &d->threads,
-                                           &d->cuda_arch};
+                                           &d->cuda_arch, &d->accumulate, &d->backward};
     if (f < 4) *single[f] = wide[v];
     else if (f < 25) triple[(f - 4) / 3][(f - 4) % 3] = wide[v];
     else if (f < 30) d->x_stride[f - 25] = wide[v];
     else if (f < 35) d->y_stride[f - 30] = wide[v];
-    else if (f == 35) d->workspace_limit = wide[v];
-    else if (f == 36) d->alignment = wide[v];
+    else if (f < 40) d->dy_stride[f - 35] = wide[v];
+    else if (f < 45) d->dx_stride[f - 40] = wide[v];
+    else if (f == 45) d->workspace_limit = wide[v];
+    else if (f == 46) d->alignment = wide[v];
     else *small[f - WIDE_FIELDS] = narrow[v];
 }
+
+/* Strides of the backward pass alone: a part of their pairs, for time. */
+static int is_backward_stride(int f) { return f >= 35 && f < 45; }
 
 static int small_enough(const convt3d_desc *d, const convt3d_info *info)
 {
@@ -427,8 +548,33 @@ static int small_enough(const convt3d_desc *d, const convt3d_info *info)
     double pairs = 0;
     int a;
     for (a = 0; a < 3; a++) pairs += (double)d->in_size[a] * (double)d->kernel[a];
-    return oracle_init(&p, d) && p.x_span < 20000 && p.y_span < 20000 && p.w_count < 20000 && info->flops < 1e5
-        && pairs < 1e5 && check_products(&p) < 1e5;
+    if (!oracle_init(&p, d)) return 0;
+    if (oracle_span(p.out, d->dy_stride) > 20000 || oracle_span(p.in, d->dx_stride) > 20000) return 0;
+    return p.x_span < 20000 && p.y_span < 20000 && p.w_count < 20000 && info->flops < 1e5 && pairs < 1e5 &&
+           check_products(&p) < 1e5;
+}
+
+/* The same of all gradients. */
+static int survives_backward(const convt3d_desc *d, int run)
+{
+    convt3d_plan plan;
+    convt3d_info info;
+    convt3d_error e;
+    check_request request;
+    check_result result;
+    char text[2048];
+    convt3d_status s = convt3d_plan_init(&plan, d, CONVT3D_BACKWARD, &e);
+    if (s != CONVT3D_OK) return e.status == s && e.text[0];
+    if (convt3d_plan_info(&plan, &info, &e) || !(info.flops >= 0) || !(info.bytes >= 0)) return 0;
+    if (convt3d_explain(d, CONVT3D_BACKWARD, text, sizeof text, NULL, &e) || !strstr(text, info.kernel)) return 0;
+    if (!run) return 1;
+    memset(&request, 0, sizeof request);
+    request.desc = *d;
+    request.desc.threads = 1;
+    request.exact = 1;
+    backward_case(&request, &result);
+    if (!result.pass) common_reproducer_of(&request, " --pass backward", result.message);
+    return result.pass;
 }
 
 /* 1: a clear status, or a plan that all calls can talk about; where it is small, its results are right as well. */
@@ -450,6 +596,7 @@ static int survives(const convt3d_desc *d, int run)
     for (a = 0; a < 3; a++)
         if (convt3d_slab(d, a, out[a] / 3, out[a], &sub, &from, &to, &e) || from < 0 || to < from) return 0;
     if (clock() - start > CLOCKS_PER_SEC / 4) return 0;
+    if (run && !survives_backward(d, d->device == CONVT3D_DEVICE_CPU && small_enough(d, &info))) return 0;
     if (run && d->device == CONVT3D_DEVICE_CPU && small_enough(d, &info)) {
         check_request request;
         memset(&request, 0, sizeof request);
@@ -471,9 +618,10 @@ static void test_extremes(const char *name, const convt3d_desc *from)
             if (!survives(&one, 1) && bad++ < 5) tap_note("field %d value %d", f, v);
             for (g = f + 1; g < FIELDS; g++)
                 for (u = 0; u < VALUES; u++) {
+                    if ((is_backward_stride(f) || is_backward_stride(g)) && (f + g + u + v) % 4) continue;
                     convt3d_desc two = one;
                     set_field(&two, g, u);
-                    if (!survives(&two, (f + g + u + v) % 4 == 0) && bad++ < 5)
+                    if (!survives(&two, (f + g + u + v) % 8 == 0) && bad++ < 5)
                         tap_note("field %d value %d, field %d value %d", f, v, g, u);
                 }
         }
@@ -492,6 +640,9 @@ int main(void)
     test_pointers();
     test_list_pointers();
     test_slab_of_list();
+    test_backward_pointers();
+    test_backward_list();
+    test_nothing_to_pack();
     test_portable();
     test_nulls();
     test_packed();

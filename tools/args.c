@@ -6,7 +6,8 @@
 
 #include <stdarg.h>
 
-typedef enum option_kind { KIND_TEXT, KIND_AXES, KIND_NUMBER, KIND_SEED, KIND_WORD, KIND_WORDS, KIND_THEN } option_kind;
+typedef enum option_kind { KIND_TEXT, KIND_AXES, KIND_NUMBER, KIND_SEED, KIND_WORD, KIND_WORDS, KIND_THEN,
+               KIND_PASS } option_kind;
 
 typedef struct option {
     const char *name;
@@ -26,11 +27,24 @@ static const char *const data_words[] = {"exact", "real", NULL};
 static const char *const scale_words[] = {"full", "small", "cpu", NULL};
 static const char *const peer_words[] = {"onednn", NULL};
 
+static const struct { const char *word; int32_t pass; } pass_words[] = {
+    {"forward", CONVT3D_FORWARD}, {"backward", CONVT3D_BACKWARD}, {"backward_x", CONVT3D_BACKWARD_X},
+    {"backward_w", CONVT3D_BACKWARD_W | CONVT3D_BACKWARD_BIAS},
+};
+enum { PASS_WORDS = sizeof pass_words / sizeof pass_words[0] };
+
 const char *dtype_name(int dtype) { return dtype_words[dtype]; }
 const char *layout_name(int layout) { return layout_words[layout]; }
 const char *device_name(int device) { return device_words[device]; }
 const char *math_name(int math) { return math_words[math]; }
 const char *data_name(int data) { return data_words[data]; }
+
+const char *pass_name(int32_t pass)
+{
+    int i = 0;
+    while (i + 1 < PASS_WORDS && pass_words[i].pass != pass) i++;
+    return pass_words[i].word;
+}
 
 #define FILES (CMD_RUN | CMD_CHECK)
 #define SHAPES (CMD_CHECK | CMD_EXPLAIN | CMD_BENCH)
@@ -55,6 +69,8 @@ static const option option_table[] = {
     {"data", KIND_WORDS, AT(data), CMD_CHECK, "KIND", "exact (integers), real, or all; default all", 0, 0, data_words},
     {"kernel", KIND_TEXT, AT(kernel), ALL, "NAME", "the kernel to use; default: the library chooses", 0, 0, NULL},
     {"then", KIND_THEN, AT(then), ALL, "LIST", "what follows: relu,group_norm:8:1e-5, ...", 0, 0, NULL},
+    {"pass", KIND_PASS, AT(pass), SHAPES, "P", "forward, backward, backward_x (dx) or backward_w (dw, dbias)", 0, 0,
+     NULL},
     {"threads", KIND_NUMBER, AT(threads), ALL, "N", "CPU threads; default all", 1, INT32_MAX, NULL},
     {"seed", KIND_SEED, AT(seed), CMD_CHECK | CMD_BENCH, "S", "picks the random data; default 0", 0, 0, NULL},
     {"batch", KIND_NUMBER, AT(batch), SHAPES, "N", "in place of the batch of every problem", 0, INT64_MAX, NULL},
@@ -212,6 +228,17 @@ static int parse_list(const option *entry, const char *text, convt3d_op *ops)
     return then_parse(text, ops, why) ? EXIT_PASS : fail("--%s: %s", entry->name, why);
 }
 
+static int parse_pass(const option *entry, const char *text, int32_t *pass)
+{
+    int i;
+    for (i = 0; i < PASS_WORDS; i++) {
+        if (strcmp(text, pass_words[i].word) != 0) continue;
+        *pass = pass_words[i].pass;
+        return EXIT_PASS;
+    }
+    return fail("--%s \"%s\" is none of: %s", entry->name, text, entry->help);
+}
+
 static int parse_value(const option *entry, const char *text, options *opt)
 {
     void *field = (char *)opt + entry->offset;
@@ -223,6 +250,7 @@ static int parse_value(const option *entry, const char *text, options *opt)
     case KIND_WORD:
     case KIND_WORDS: return parse_words(entry, text, (word_list *)field);
     case KIND_THEN: return parse_list(entry, text, (convt3d_op *)field);
+    case KIND_PASS: return parse_pass(entry, text, (int32_t *)field);
     case KIND_TEXT: break;
     }
     memcpy(field, &text, sizeof text);
@@ -337,6 +365,7 @@ void options_desc(const options *opt, convt3d_desc *desc)
     desc->math = opt->math.value[0];
     desc->threads = (int32_t)opt->threads;
     memcpy(desc->ops, opt->then, sizeof desc->ops);
+    desc->backward = opt->pass;             /* what the forward pass keeps for it */
     if (opt->kernel) snprintf(desc->force, sizeof desc->force, "%s", opt->kernel);
 }
 

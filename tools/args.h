@@ -24,6 +24,7 @@ typedef struct options {
     int64_t batch;                      /* -1: as the shape says */
     int has_out_size;
     convt3d_op then[CONVT3D_MAX_OPS];   /* what follows the convolution */
+    int32_t pass;                       /* CONVT3D_FORWARD, or CONVT3D_BACKWARD_... added up */
     uint64_t seed;
     word_list device, dtype, math, layout, data, scale;
     word_list peer;                     /* count 0: none */
@@ -37,6 +38,7 @@ const char *layout_name(int layout);
 const char *device_name(int device);
 const char *math_name(int math);
 const char *data_name(int data);
+const char *pass_name(int32_t pass);
 
 /* Reads argv[2...]. Returns EXIT_PASS, EXIT_USAGE after a message, or -1 after --help. Reorders argv. */
 int options_parse(options *opt, unsigned command, int argc, char **argv);

@@ -58,14 +58,14 @@ static void rate_row(const bench_device *device, const bench_ceilings *ceilings,
 }
 
 /* Nothing is timed before every problem has been planned: a mistake shows at once. */
-static int plan_all(const shape_case *cases, size_t count)
+static int plan_all(const shape_case *cases, size_t count, int32_t pass)
 {
     convt3d_plan plan;
     convt3d_error error;
     char label[SHAPE_TEXT];
     size_t c;
     for (c = 0; c < count; c++) {
-        if (convt3d_plan_init(&plan, &cases[c].desc, CONVT3D_FORWARD, &error) == CONVT3D_OK) continue;
+        if (convt3d_plan_init(&plan, &cases[c].desc, pass, &error) == CONVT3D_OK) continue;
         return fail("%.200s: %s", case_label(&cases[c], label), error.text);
     }
     return EXIT_PASS;
@@ -181,6 +181,26 @@ int bench_list(const convt3d_desc *desc, const convt3d_info *info, convt3d_op_io
     return made;
 }
 
+int bench_list_backward(const convt3d_desc *desc, const convt3d_info *info, convt3d_op_io ops[CONVT3D_MAX_OPS],
+                        void *(*make)(void *context, double elements, int dtype), void *context)
+{
+    const int wide = desc->dtype == CONVT3D_F64 ? CONVT3D_F64 : CONVT3D_F32;
+    const double channels = (double)desc->out_channels;
+    double outputs = (double)desc->batch * channels;
+    int i, made = 1;
+    for (i = 0; i < 3; i++) outputs *= (double)info->out_size[i];
+    for (i = 0; made && i < CONVT3D_MAX_OPS; i++) {
+        int uses = convt3d_op_uses(desc->ops[i].kind);
+        double sets = desc->ops[i].groups ? (double)desc->batch * (double)desc->ops[i].groups : channels;
+        if (uses & CONVT3D_USES_RESIDUAL) made = (ops[i].d_residual = make(context, outputs, desc->dtype)) != NULL;
+        if (made && (uses & CONVT3D_USES_STATISTICS))
+            made = (ops[i].mean = make(context, sets, wide)) && (ops[i].rstd = make(context, sets, wide));
+        if (made && (uses & CONVT3D_USES_SCALE))
+            made = (ops[i].d_scale = make(context, channels, wide)) && (ops[i].d_shift = make(context, channels, wide));
+    }
+    return made;
+}
+
 /* "name": "text". What is no UTF-8 becomes a question mark. */
 static void json_text(FILE *file, const char *name, const char *text, const char *end)
 {
@@ -204,7 +224,7 @@ static void json_number(FILE *file, const char *name, double value, const char *
     fprintf(file, "\"%s\": %.9g%s", name, isfinite(value) ? value : 0.0, end);
 }
 
-static void json_row(FILE *file, const bench_row *row)
+static void json_row(FILE *file, const bench_row *row, int32_t pass)
 {
     const convt3d_desc *desc = &row->problem->desc;
     char text[SHAPE_TEXT], then[THEN_TEXT];
@@ -214,10 +234,11 @@ static void json_row(FILE *file, const bench_row *row)
     json_text(file, "shape", text, ",\n     ");
     json_text(file, "device", device_name(desc->device), ", ");
     json_text(file, "kernel", row->info.kernel, ", ");
+    if (row->info.weight_kernel[0]) json_text(file, "weight_kernel", row->info.weight_kernel, ", ");
     json_text(file, "dtype", dtype_name(desc->dtype), ", ");
     json_text(file, "layout", layout_name(desc->layout), ", ");
     json_text(file, "math", math_name(desc->math), ", ");
-    json_text(file, "pass", "forward", ",\n     ");
+    json_text(file, "pass", pass_name(pass), ",\n     ");
     then_format(desc->ops, then, sizeof then);
     if (then[0]) json_text(file, "then", then, ", ");
     json_number(file, "ms", row->time.ms, ", ");
@@ -250,7 +271,7 @@ static void json_ceilings(FILE *file, const bench_ceilings *ceilings)
     json_text(file, "method", ceilings->method, "},\n");
 }
 
-static void json_report(FILE *file, const bench_report *report)
+static void json_report(FILE *file, const bench_report *report, int32_t pass)
 {
     char date[32] = "";
     time_t now = time(NULL);
@@ -267,7 +288,7 @@ static void json_report(FILE *file, const bench_report *report)
     json_ceilings(file, &report->ceilings);
     fprintf(file, "  \"results\": [\n");
     for (c = 0; c < report->count; c++) {
-        json_row(file, &report->rows[c]);
+        json_row(file, &report->rows[c], pass);
         fprintf(file, c + 1 < report->count ? ",\n" : "\n");
     }
     fprintf(file, "  ]\n}\n");
@@ -288,7 +309,7 @@ static int bench_cases(const options *opt, const bench_device *device, const sha
         output_discard(&json);
         return status;
     }
-    json_report(json.file, report);
+    json_report(json.file, report, opt->pass);
     return output_commit(&json) ? fail("%s: %s", opt->json, strerror(errno)) : EXIT_PASS;
 }
 
@@ -301,7 +322,8 @@ int command_bench(const options *opt)
     memset(&report, 0, sizeof report);
     report.threads = platform_threads(opt->threads);
     status = options_cases(opt, &cases, &report.count);
-    if (!status) status = plan_all(cases, report.count);
+    if (!status) status = plan_all(cases, report.count, opt->pass);
+    if (!status && opt->peer.count && opt->pass != CONVT3D_FORWARD) status = fail("--peer goes with --pass forward");
     if (!status && opt->peer.count) {
 #ifdef TOOLS_ONEDNN
         if (device != &bench_cpu) status = fail("--peer onednn goes with --device cpu");

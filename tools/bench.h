@@ -46,7 +46,10 @@ extern const bench_device bench_cuda;                   /* in builds with TOOLS_
  * returns NULL when memory is short. Returns 0 then; in any case all that was made is the maker's to free. */
 int bench_list(const convt3d_desc *desc, const convt3d_info *info, convt3d_op_io ops[CONVT3D_MAX_OPS],
                void *(*make)(void *context, double elements, int dtype), void *context);
-enum { BENCH_LIST_TENSORS = 2 * CONVT3D_MAX_OPS };      /* the most that it makes */
+/* What the gradients of the list want beside those: mean and rstd as the forward pass leaves them, and the gradients. */
+int bench_list_backward(const convt3d_desc *desc, const convt3d_info *info, convt3d_op_io ops[CONVT3D_MAX_OPS],
+                        void *(*make)(void *context, double elements, int dtype), void *context);
+enum { BENCH_LIST_TENSORS = 6 * CONVT3D_MAX_OPS };      /* the most that both make */
 
 /* Elements of the buffer that y lies in. */
 double bench_outputs(const convt3d_desc *desc, const convt3d_info *info);

@@ -98,7 +98,10 @@ static void fill_random(bench_buffer *buffer, int dtype, size_t element, uint64_
     }
 }
 
-typedef struct bench_tensors { bench_buffer x, w, bias, y, workspace;     bench_buffer list[BENCH_LIST_TENSORS];  /* what ops points to */
+typedef struct bench_tensors {
+    bench_buffer x, w, bias, y, workspace;
+    bench_buffer dy, dx, dw, dbias, saved;                  /* of a backward pass */
+    bench_buffer list[BENCH_LIST_TENSORS];                  /* what ops points to */
     int list_count;
     convt3d_op_io ops[CONVT3D_MAX_OPS];
 } bench_tensors;
@@ -112,11 +115,15 @@ static void tensors_release(bench_tensors *t)
     free(t->bias.memory);
     free(t->y.memory);
     free(t->workspace.memory);
+    free(t->dy.memory);
+    free(t->dx.memory);
+    free(t->dw.memory);
+    free(t->dbias.memory);
+    free(t->saved.memory);
 }
 
 static double volume(const int64_t size[3]) { return (double)size[0] * (double)size[1] * (double)size[2]; }
 
-/* y and the workspace start as NaN: whatever is read before it is written shows. */
 static void *make_list_tensor(void *context, double elements, int dtype)
 {
     bench_tensors *t = (bench_tensors *)context;
@@ -127,6 +134,23 @@ static void *make_list_tensor(void *context, double elements, int dtype)
     return buffer->data;
 }
 
+/* dy random; the gradients NaN. */
+static int tensors_make_backward(bench_tensors *t, const convt3d_desc *desc, const convt3d_info *info, uint64_t seed)
+{
+    const size_t element = desc->dtype == CONVT3D_F64 ? 8 : desc->dtype == CONVT3D_F32 ? 4 : 2;
+    if (!buffer_make(&t->dy, (double)(t->y.bytes / element), element) ||
+        !buffer_make(&t->dx, (double)(t->x.bytes / element), element) ||
+        !buffer_make(&t->dw, (double)(t->w.bytes / element), element) ||
+        !buffer_make(&t->dbias, (double)(t->bias.bytes / element), element)) return 0;
+    if (info->saves == CONVT3D_SAVES_CONVOLUTION && !buffer_make(&t->saved, (double)t->y.bytes, 1)) return 0;
+    fill_random(&t->dy, desc->dtype, element, seed + 4);
+    memset(t->dx.data, 0xFF, t->dx.bytes);
+    memset(t->dw.data, 0xFF, t->dw.bytes);
+    memset(t->dbias.data, 0xFF, t->dbias.bytes);
+    return bench_list_backward(desc, info, t->ops, make_list_tensor, t);
+}
+
+/* y and the workspace start as NaN: whatever is read before it is written shows. */
 static int tensors_make(bench_tensors *t, const convt3d_desc *desc, const convt3d_info *info, uint64_t seed)
 {
     const size_t element = desc->dtype == CONVT3D_F64 ? 8 : desc->dtype == CONVT3D_F32 ? 4 : 2;
@@ -195,6 +219,41 @@ static int run_call(const void *context)
 {
     const cpu_call *call = (const cpu_call *)context;
     return convt3d_run(call->plan, &call->io, call->error) != CONVT3D_OK;
+}
+
+/* The forward pass, which leaves what the list's gradients need; then the backward pass is timed. */
+static int run_and_time_backward(const options *opt, const convt3d_desc *desc, const convt3d_plan *plan,
+                                 const char *label, bench_tensors *t, bench_time *result)
+{
+    const size_t element = desc->dtype == CONVT3D_F64 ? 8 : desc->dtype == CONVT3D_F32 ? 4 : 2;
+    convt3d_desc forward = *desc;
+    convt3d_error error;
+    cpu_call call;
+    int i;
+    memset(&call, 0, sizeof call);
+    call.plan = plan;
+    call.error = &error;
+    memcpy(call.io.ops, t->ops, sizeof t->ops);     /* gradients' pointers too: the forward pass leaves them alone */
+    call.io.x = t->x.data;
+    call.io.w = t->w.data;
+    call.io.saved = t->saved.data;
+    call.io.y = t->y.data;
+    forward.force[0] = 0;
+    if (desc->ops[0].kind != CONVT3D_OP_END && convt3d(&forward, &call.io, &error))
+        return fail("%.200s: %s", label, error.text);
+    call.io.workspace = t->workspace.data;
+    call.io.workspace_bytes = (int64_t)t->workspace.bytes;
+    for (i = 0; i < CONVT3D_MAX_OPS && !(opt->pass & CONVT3D_BACKWARD_OPS); i++)
+        call.io.ops[i].d_residual = call.io.ops[i].d_scale = call.io.ops[i].d_shift = NULL;
+    call.io.dy = t->dy.data;
+    if (opt->pass & CONVT3D_BACKWARD_X) call.io.dx = t->dx.data;
+    if (opt->pass & CONVT3D_BACKWARD_W) call.io.dw = t->dw.data;
+    if (opt->pass & CONVT3D_BACKWARD_BIAS) call.io.dbias = t->dbias.data;
+    result->ms = bench_time_calls(opt, run_call, &call, &result->repeats);
+    if (result->ms < 0) return fail("%.200s: %s", label, error.text);
+    if ((call.io.dx && has_poison(&t->dx, element)) || (call.io.dw && has_poison(&t->dw, element)) ||
+        (call.io.dbias && has_poison(&t->dbias, element))) return fail("%.200s: a gradient was never written", label);
+    return EXIT_PASS;
 }
 
 /* The same with the weights packed beforehand, where the kernel has a layout of its own for them. */
@@ -291,11 +350,14 @@ static int time_row(const options *opt, const convt3d_desc *desc, const char *la
     convt3d_error error;
     bench_tensors t;
     int status;
-    if (convt3d_plan_init(&plan, desc, CONVT3D_FORWARD, &error) || convt3d_plan_info(&plan, info, &error)) {
+    if (convt3d_plan_init(&plan, desc, opt->pass, &error) || convt3d_plan_info(&plan, info, &error)) {
         return fail("%.200s: %s", label, error.text);
     }
-    status = tensors_make(&t, desc, info, opt->seed) ? run_and_time(opt, desc, &plan, label, info, &t, result)
-                                                     : fail("%.200s: out of memory", label);
+    status = tensors_make(&t, desc, info, opt->seed);
+    if (status && opt->pass != CONVT3D_FORWARD) status = tensors_make_backward(&t, desc, info, opt->seed);
+    if (!status) status = fail("%.200s: out of memory", label);
+    else if (opt->pass == CONVT3D_FORWARD) status = run_and_time(opt, desc, &plan, label, info, &t, result);
+    else status = run_and_time_backward(opt, desc, &plan, label, &t, result);
     tensors_release(&t);
     return status;
 }

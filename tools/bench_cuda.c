@@ -1,6 +1,6 @@
-/* bench_cuda.c - timing on an NVIDIA GPU. convt3d_run() is captured in a graph over several sets of x and y that
- * together exceed twice the L2 cache; CUDA events around its replays, the median of at least 11. Packing of the weights
- * is inside the timed call; the time with weights packed beforehand stands beside it. */
+/* bench_cuda.c - timing on an NVIDIA GPU. convt3d_run() is captured in a graph over several sets of x and y, backward of
+ * x, dy and dx, that together exceed twice the L2 cache; CUDA events around its replays, the median of at least 11.
+ * Packing of the weights is inside the timed call; the time with weights packed beforehand stands beside it. */
 #include "bench.h"
 
 #include <cublas_v2.h>
@@ -169,7 +169,8 @@ static int measure_ceilings(const options *opt, bench_ceilings *ceilings, char *
 /* ---- tensors ---- */
 
 typedef struct gpu_tensors {
-    void *x[MOST_SETS], *y[MOST_SETS], *w, *bias, *workspace, *packed;
+    void *x[MOST_SETS], *y[MOST_SETS], *dx[MOST_SETS];      /* y: backward, dy */
+    void *w, *bias, *workspace, *packed, *dw, *dbias, *saved;
     uint64_t pack_tag;
     int sets;
     void *list[BENCH_LIST_TENSORS];     /* what ops points to */
@@ -190,12 +191,16 @@ static void tensors_release(gpu_tensors *t)
     for (i = 0; i < t->sets; i++) {
         cudaFree(t->x[i]);
         cudaFree(t->y[i]);
+        cudaFree(t->dx[i]);
     }
     for (i = 0; i < t->list_count; i++) cudaFree(t->list[i]);
     cudaFree(t->w);
     cudaFree(t->bias);
     cudaFree(t->workspace);
     cudaFree(t->packed);
+    cudaFree(t->dw);
+    cudaFree(t->dbias);
+    cudaFree(t->saved);
 }
 
 static double volume(const int64_t size[3]) { return (double)size[0] * (double)size[1] * (double)size[2]; }
@@ -210,24 +215,49 @@ static int sets_wanted(double bytes)
     return bytes >= 2.0 * l2 ? 2 : (int)(2.0 * l2 / bytes) + 2 < MOST_SETS ? (int)(2.0 * l2 / bytes) + 2 : MOST_SETS;
 }
 
-static cudaError_t tensors_make(gpu_tensors *t, const convt3d_desc *desc, const convt3d_info *info)
+/* The tensors of one set; y is dy and random where the pass is not forward. */
+static cudaError_t make_set(gpu_tensors *t, const convt3d_desc *desc, int32_t pass, double x, double y)
 {
     const size_t element = element_bytes[desc->dtype];
-    const double x = (double)desc->batch * (double)desc->in_channels * volume(desc->in_size);
-    const double y = bench_outputs(desc, info);
-    const double w = (double)desc->in_channels * (double)desc->out_channels / (double)(desc->groups ? desc->groups : 1);
-    const int sets = sets_wanted((x + y) * (double)element);
-    cudaError_t cause = random_tensor(&t->w, w * volume(desc->kernel), desc->dtype);
+    cudaError_t cause = random_tensor(&t->x[t->sets], x, desc->dtype);
+    if (cause == cudaSuccess && pass != CONVT3D_FORWARD) {
+        cause = random_tensor(&t->y[t->sets], y, desc->dtype);
+        if (cause == cudaSuccess) cause = cudaMalloc(&t->dx[t->sets], (size_t)x * element + 1);
+        return cause;
+    }
+    if (cause == cudaSuccess) cause = cudaMalloc(&t->y[t->sets], (size_t)y * element + 1);
+    if (cause == cudaSuccess) cause = cudaMemset(t->y[t->sets], 0xFF, (size_t)y * element);
+    return cause;
+}
+
+/* What all sets share. */
+static cudaError_t make_shared(gpu_tensors *t, const convt3d_desc *desc, int32_t pass, const convt3d_info *info,
+                               double w, double y)
+{
+    const size_t element = element_bytes[desc->dtype];
+    cudaError_t cause = random_tensor(&t->w, w, desc->dtype);
     if (cause == cudaSuccess) cause = random_tensor(&t->bias, (double)desc->out_channels, desc->dtype);
     if (cause == cudaSuccess && info->workspace_bytes > 0)
         cause = cudaMalloc(&t->workspace, (size_t)info->workspace_bytes);
     if (cause == cudaSuccess) cause = cudaMalloc(&t->packed, (size_t)info->packed_bytes + 1);
+    if (cause == cudaSuccess && info->saves != CONVT3D_SAVES_NOTHING) cause = random_tensor(&t->saved, y, desc->dtype);
+    if (cause == cudaSuccess && pass != CONVT3D_FORWARD) cause = cudaMalloc(&t->dw, (size_t)w * element);
+    if (cause == cudaSuccess && pass != CONVT3D_FORWARD)
+        cause = cudaMalloc(&t->dbias, (size_t)desc->out_channels * element);
     if (cause == cudaSuccess && !bench_list(desc, info, t->ops, make_list_tensor, t)) cause = cudaErrorMemoryAllocation;
-    for (; cause == cudaSuccess && t->sets < sets; t->sets++) {
-        cause = random_tensor(&t->x[t->sets], x, desc->dtype);
-        if (cause == cudaSuccess) cause = cudaMalloc(&t->y[t->sets], (size_t)(y * (double)element) + 1);
-        if (cause == cudaSuccess) cause = cudaMemset(t->y[t->sets], 0xFF, (size_t)(y * (double)element));
-    }
+    if (cause == cudaSuccess && pass != CONVT3D_FORWARD && !bench_list_backward(desc, info, t->ops, make_list_tensor, t))
+        cause = cudaErrorMemoryAllocation;
+    return cause;
+}
+
+static cudaError_t tensors_make(gpu_tensors *t, const convt3d_desc *desc, int32_t pass, const convt3d_info *info)
+{
+    const double x = (double)desc->batch * (double)desc->in_channels * volume(desc->in_size);
+    const double y = bench_outputs(desc, info);
+    const double w = (double)desc->in_channels * (double)desc->out_channels / (double)(desc->groups ? desc->groups : 1);
+    const int sets = sets_wanted((x + y) * (double)element_bytes[desc->dtype]);
+    cudaError_t cause = make_shared(t, desc, pass, info, w * volume(desc->kernel), y);
+    for (; cause == cudaSuccess && t->sets < sets; t->sets++) cause = make_set(t, desc, pass, x, y);
     return cause;
 }
 
@@ -235,6 +265,7 @@ static cudaError_t tensors_make(gpu_tensors *t, const convt3d_desc *desc, const 
 
 typedef struct gpu_run {
     const convt3d_plan *plan;
+    int32_t pass;
     convt3d_io io;
     const gpu_tensors *tensors;
     cudaStream_t stream;
@@ -245,8 +276,11 @@ static int run_sets(gpu_run *run, int count, convt3d_error *error)
 {
     int i;
     for (i = 0; i < count; i++) {
-        run->io.x = run->tensors->x[i % run->tensors->sets];
-        run->io.y = run->tensors->y[i % run->tensors->sets];
+        const int set = i % run->tensors->sets;
+        run->io.x = run->tensors->x[set];
+        if (run->pass == CONVT3D_FORWARD) run->io.y = run->tensors->y[set];
+        else run->io.dy = run->tensors->y[set];
+        if (run->pass & CONVT3D_BACKWARD_X) run->io.dx = run->tensors->dx[set];
         if (convt3d_run(run->plan, &run->io, error)) return -1;
     }
     return 0;
@@ -292,6 +326,7 @@ static int time_both(const options *opt, gpu_run *run, gpu_tensors *t, const cha
     memset(&error, 0, sizeof error);
     result->ms = time_graph(run, opt->repeats, &result->repeats, &error);
     if (result->ms < 0) return fail("%.200s: %s", label, error.text);
+    if (run->pass != CONVT3D_FORWARD && !(run->pass & CONVT3D_BACKWARD_X)) return EXIT_PASS;    /* reads no weights */
     if (convt3d_pack_weights(run->plan, t->w, t->packed, &t->pack_tag, run->stream, &error))
         return fail("%.200s: %s", label, error.text);
     run->io.w = NULL;
@@ -310,23 +345,29 @@ static int time_row(const options *opt, const convt3d_desc *desc, const char *la
     convt3d_error error;
     gpu_tensors t;
     gpu_run run;
-    int status;
+    int status, i;
     memset(&t, 0, sizeof t);
     memset(&run, 0, sizeof run);
     aligned.alignment = 256;                    /* cudaMalloc's */
-    if (convt3d_plan_init(&plan, &aligned, CONVT3D_FORWARD, &error) || convt3d_plan_info(&plan, info, &error))
+    run.pass = opt->pass;
+    if (convt3d_plan_init(&plan, &aligned, opt->pass, &error) || convt3d_plan_info(&plan, info, &error))
         return fail("%.200s: %s", label, error.text);
     run.plan = &plan;
     run.tensors = &t;
-    status = failed(tensors_make(&t, desc, info), label);
+    status = failed(tensors_make(&t, desc, opt->pass, info), label);
     if (!status) status = failed(cudaStreamCreateWithFlags(&run.stream, cudaStreamNonBlocking), label);
     if (!status) status = failed(cudaEventCreate(&run.t.begin), label) || failed(cudaEventCreate(&run.t.end), label);
     run.io.w = t.w;
     run.io.bias = t.bias;
+    if (opt->pass & CONVT3D_BACKWARD_W) run.io.dw = t.dw;
+    if (opt->pass & CONVT3D_BACKWARD_BIAS) run.io.dbias = t.dbias;
+    run.io.saved = run.io.y = t.saved;      /* backward reads one of them */
     run.io.workspace = t.workspace;
     run.io.workspace_bytes = info->workspace_bytes;
     run.io.stream = run.stream;
     memcpy(run.io.ops, t.ops, sizeof t.ops);
+    for (i = 0; i < CONVT3D_MAX_OPS && !(opt->pass & CONVT3D_BACKWARD_OPS); i++)
+        run.io.ops[i].d_residual = run.io.ops[i].d_scale = run.io.ops[i].d_shift = NULL;
     if (!status) status = time_both(opt, &run, &t, label, result);
     if (run.stream) cudaStreamDestroy(run.stream);
     if (run.t.begin) cudaEventDestroy(run.t.begin);

@@ -3,7 +3,7 @@
 #include "tensors.h"
 #include "then.h"
 
-#include "../tests/check.h"
+#include "../tests/check_backward.h"
 
 typedef struct check_summary { int64_t passed, failed, refused; } check_summary;
 
@@ -66,20 +66,47 @@ static void print_reproducer(const options *opt, const check_request *request, c
     if (desc->threads) printf(" --threads %" PRId32, desc->threads);
     then_format(desc->ops, then, sizeof then);
     if (then[0]) print_option("then", then);
+    if (opt->pass != CONVT3D_FORWARD) print_option("pass", pass_name(opt->pass));
     if (kernel[0]) print_option("kernel", kernel);
     printf("\n");
 }
 
 /* ---- one case ---- */
 
+/* The gradients of one problem that the pass names. */
+static void backward_one(const options *opt, const check_request *request, check_result *result)
+{
+    const uint32_t wanted = opt->pass == CONVT3D_BACKWARD ? ~0u : opt->pass == CONVT3D_BACKWARD_X ? 1 : 6;
+    backward_run run;
+    convt3d_plan plan;
+    convt3d_info info;
+    convt3d_error error;
+    memset(result, 0, sizeof *result);
+    result->status = convt3d_plan_init(&plan, &request->desc, opt->pass, &error);
+    if (result->status == CONVT3D_OK) result->status = convt3d_plan_info(&plan, &info, &error);
+    if (result->status != CONVT3D_OK) {
+        check_fail(result, error.text);
+        return;
+    }
+    result->status = backward_make(&run, request, &error);
+    if (result->status != CONVT3D_OK) check_fail(result, error.text);
+    else if (backward_expect(&run, CHECK_FULL_PRODUCTS)) backward_check(&run, wanted, NULL, result);
+    else check_fail(result, "out of memory for the oracle of this case");
+    if (!info.weight_kernel[0] || !strcmp(info.kernel, info.weight_kernel))
+        memcpy(result->kernel, info.kernel, sizeof result->kernel);
+    else snprintf(result->kernel, sizeof result->kernel, "%.15s, %.14s", info.kernel, info.weight_kernel);
+    backward_free(&run);
+}
+
 static void print_result(const check_request *request, const check_result *result, const char *label)
 {
     const int64_t *at = result->worst;
-    printf("%s  %s  %s %s %s  %s  checked %" PRId64 "/%" PRId64 "  worst y[%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64
+    printf("%s  %s  %s %s %s  %s  checked %" PRId64 "/%" PRId64 "  worst %s[%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64
            ",%" PRId64 "] = %.9g  error %.3g  allowed %.3g\n",
            result->pass ? "pass" : "FAIL", label, dtype_name(request->desc.dtype), layout_name(request->desc.layout),
            request->x ? "files" : data_name(request->exact ? DATA_EXACT : DATA_REAL), result->kernel, result->checked,
-           result->total, at[0], at[1], at[2], at[3], at[4], result->got, result->error, result->bound);
+           result->total, result->gradient ? result->gradient : "y",
+           at[0], at[1], at[2], at[3], at[4], result->got, result->error, result->bound);
     if (!result->pass) printf("      %s\n", result->message);
 }
 
@@ -92,7 +119,8 @@ static int is_out_of_memory(const check_result *result)
 static int check_one(const options *opt, const check_request *request, const char *label, check_summary *summary)
 {
     check_result result;
-    check_case(request, &result);
+    if (opt->pass == CONVT3D_FORWARD) check_case(request, &result);
+    else backward_one(opt, request, &result);
     progress(0, 0, "");
     if (result.status == CONVT3D_REFUSED) {
         summary->refused++;
@@ -105,7 +133,7 @@ static int check_one(const options *opt, const check_request *request, const cha
     if (result.pass) summary->passed++;
     else summary->failed++;
     print_result(request, &result, label);
-    print_reproducer(opt, request, result.kernel);
+    print_reproducer(opt, request, opt->pass == CONVT3D_FORWARD ? result.kernel : opt->kernel ? opt->kernel : "");
     fflush(stdout);
     return EXIT_PASS;
 }
@@ -130,14 +158,14 @@ static int check_files(const options *opt, check_summary *summary)
 }
 
 /* A problem that makes no sense is reported before hours of others have run. */
-static int plan_all(const shape_case *cases, size_t count)
+static int plan_all(const shape_case *cases, size_t count, int32_t pass)
 {
     convt3d_plan plan;
     convt3d_error error;
     char label[SHAPE_TEXT];
     size_t c;
     for (c = 0; c < count; c++) {
-        convt3d_status status = convt3d_plan_init(&plan, &cases[c].desc, CONVT3D_FORWARD, &error);
+        convt3d_status status = convt3d_plan_init(&plan, &cases[c].desc, pass, &error);
         if (status == CONVT3D_OK || status == CONVT3D_REFUSED) continue;
         return fail("%.200s: %s", case_label(&cases[c], label), error.text);
     }
@@ -151,7 +179,7 @@ static int check_shapes(const options *opt, check_summary *summary)
     char label[SHAPE_TEXT];
     size_t count, c;
     int status = options_cases(opt, &cases, &count), d;
-    if (!status) status = plan_all(cases, count);
+    if (!status) status = plan_all(cases, count, opt->pass);
     memset(&request, 0, sizeof request);
     request.seed = opt->seed;
     for (c = 0; !status && c < count; c++) {

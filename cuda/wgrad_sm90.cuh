@@ -1,0 +1,991 @@
+// sm90_wgrad: dw of dense convolutions, and dbias, on Hopper's wgmma, for any kernel, stride, padding and dilation.
+//
+// Idea      dw[ic, oc, k] is a product of two matrices over all positions of the input: x [ic][position] and, for each
+//           tap, a plane of dy [oc][position + shift] (phases.cuh). Cells of eight channels are what wgmma calls
+//           MN-major, so both come from planes as they are, and a tap is an addition to an address. The columns of the
+//           product are cells of dy for each tap along d and h, NB/8 of them to a segment in shared memory, which
+//           serves all taps along w (of one w phase) by its distances: an entry is a segment at one of them. The rows
+//           are 8 cells of x; where there are fewer, the same cells again `stack` times, each one step of w behind the
+//           one before, so that an entry gives as many taps. A block takes 2*T entries; four warps copy, two
+//           warpgroups multiply T entries each. The sum over positions is cut into pieces, as the shape says; what they
+//           give is merged in order, in double. dbias is summed with dy's planes where these hold all of it.
+// f32       three f16 products of scaled halves (split.cuh), added to f32 registers after every 64 positions, with the
+//           scale of their sample. CONVT3D_TF32 is served the same way. f16, bf16: one product.
+// Groups    few channels a group: rows may hold several groups (a super-group), of whose products with the columns of
+//           all of them the pairs that belong together are kept.
+// NaN, inf  and samples whose scales lie more than 2^100 apart: dw is summed by wgrad_merge_kernel, from x and dy.
+// Launches  scales and dbias, operands, what the guess of split.cuh missed, products, merging.
+// Requires  sm_90; not f64; stride <= 16, at most 400 taps, 128 along w, 2^30 positions with their zeros.
+// Measured  one H200, NCDHW, f32 with dbias, of the floor: 0.64 (kb_l2_61 1.47 ms), 0.43-0.53 (kb_l1_61 2.47,
+//           gan_128_64_32 3.9, kb_l1_68 9.9), kernel == stride 0.26 (nnunet_64_32_64 0.61), where most goes into the
+//           planes. f16 and bf16 take 0.35-0.6 of the time. With copies by one warp alone it took 1.4 times as long.
+// CONVT3D_CUDA_PART 14.
+#pragma once
+
+extern "C" {
+CONVT3D__HIDDEN int32_t convt3d__wgrad_sm90_refuses(convt3d__plan *plan, char why[96]);
+CONVT3D__HIDDEN double convt3d__wgrad_sm90_cost(const convt3d__plan *plan);
+CONVT3D__HIDDEN int64_t convt3d__wgrad_sm90_workspace(const convt3d__plan *plan);
+CONVT3D__HIDDEN convt3d_status convt3d__wgrad_sm90_run(const convt3d__plan *plan, const convt3d_io *io,
+                                                       convt3d_error *error);
+CONVT3D__HIDDEN convt3d_status convt3d__wgrad_sm90_ready(const convt3d__plan *plan, convt3d_error *error);
+}
+
+#if CONVT3D__PART(14)
+
+namespace convt3d_cuda {
+
+enum { WGRAD_SPLIT = 0, WGRAD_F16 = 1, WGRAD_BF16 = 2 };
+enum { WGRAD_THREADS = 384, WGRAD_SHARED = 220 * 1024, WGRAD_MOST_STAGES = 6, WGRAD_HEAD = 512, WGRAD_SPREAD = 100 };
+enum { WGRAD_MOST_W = 128 };        // taps along w
+
+template <int Mode> struct WgradMode;
+template <> struct WgradMode<WGRAD_SPLIT> { typedef float T; typedef __half Operand; enum { Kind = SPLIT_F16 }; };
+template <> struct WgradMode<WGRAD_F16> { typedef __half T, Operand; enum { Kind = COPY_16 }; };
+template <> struct WgradMode<WGRAD_BF16> { typedef __nv_bfloat16 T, Operand; enum { Kind = COPY_16 }; };
+
+// One instance: T entries of NB columns a warpgroup.
+template <int Mode_, int NB_, int T_> struct WgradTile {
+    typedef typename WgradMode<Mode_>::T Element;
+    typedef typename WgradMode<Mode_>::Operand Operand;
+    static constexpr int Mode = Mode_, NB = NB_, T = T_, Kind = WgradMode<Mode_>::Kind;
+    static constexpr int Parts = CellKind<Kind>::Parts, Cells = NB / 8;
+    static constexpr int K = Mode_ == WGRAD_SPLIT ? 64 : 128;               // positions of a stage
+    static constexpr int Ping = T_ * NB_ / 2 + 2 * NB_ <= 192 ? 2 : 1;      // accumulators of a split, by registers
+    static constexpr int XCells = Parts * 8 * K;                            // of a stage
+};
+
+struct WgradProblem {
+    const uint4 *x, *dy;
+    const int *x_exponent, *y_exponent;     // of each sample, for a split
+    float *partial;                         // [piece][unit][entry][64][NB]
+    int batch, x_pitch, y_pitch, sample;    // positions: of a row of planes, of a sample
+    int chunks, piece;                      // stages of all samples; of a piece
+    int units, m_blocks, tile_entries;      // of a super-group: blocks of input channels, of entries
+    int entries, rows;                      // of a super-group; taps along d and h
+    int x_cells, y_cells, x_super, y_super; // of all groups, of a super-group
+    int x_lead, stack, step;                // zeros before x; copies of its cells, and their distance
+    int pitch, segments, stages;            // of dy in shared memory
+    Divisor sample_chunks;
+    int w_phases, first_entry[PHASE_MOST_STRIDE + 1], columns[PHASE_MOST_STRIDE];   // entries; of one segment
+    int column_first[PHASE_MOST_STRIDE];
+    uint16_t row_phase[PHASE_MOST_TAPS];
+    int32_t row_shift[PHASE_MOST_TAPS];
+};
+static_assert(sizeof(WgradProblem) <= 4096, "a kernel's parameters");
+
+#if CONVT3D__SM90A
+
+// D[64][N] (+)= A[2 cells of positions][64]^T B[same][N]: both operands lie with channels side by side.
+template <class Operand, int N> struct WgmmaOuter;
+#define CONVT3D__WGMMA_OUTER(Operand, N, Types, A, B, Clear)                                                           \
+    template <> struct WgmmaOuter<Operand, N> {                                                                        \
+        static __device__ __forceinline__ void multiply(float *d, uint64_t a, uint64_t b, int accumulate)              \
+        {                                                                                                              \
+            asm volatile("{.reg .pred p; setp.ne.b32 p, %" #Clear ", 0;\n"                                             \
+                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." Types " {" CONVT3D__LIST_##N                \
+                         "}, %" #A ", %" #B ", p, 1, 1, 1, 1;}"                                                        \
+                         : CONVT3D__OUTPUTS_##N                                                                        \
+                         : "l"(a), "l"(b), "r"(accumulate));                                                           \
+        }                                                                                                              \
+    };
+#define CONVT3D__WGMMA_OUTERS(N, A, B, Clear)                                                                          \
+    CONVT3D__WGMMA_OUTER(__half, N, "f16.f16", A, B, Clear)                                                            \
+    CONVT3D__WGMMA_OUTER(__nv_bfloat16, N, "bf16.bf16", A, B, Clear)
+CONVT3D__WGMMA_OUTERS(16, 8, 9, 10)
+CONVT3D__WGMMA_OUTERS(32, 16, 17, 18)
+CONVT3D__WGMMA_OUTERS(48, 24, 25, 26)
+CONVT3D__WGMMA_OUTERS(64, 32, 33, 34)
+CONVT3D__WGMMA_OUTERS(96, 48, 49, 50)
+CONVT3D__WGMMA_OUTERS(128, 64, 65, 66)
+
+// Shared operand: eight positions are a core matrix, the next eight follow; pitch: from eight channels to the next.
+__device__ __forceinline__ uint64_t wgrad_descriptor(uint32_t address, uint32_t pitch)
+{
+    return (uint64_t)(address >> 4) | (uint64_t)8 << 16 | (uint64_t)pitch << 32;
+}
+
+// What a block multiplies: its input channels and entries, and where these lie in a stage.
+struct WgradTable {
+    int64_t row[16 * 8];                    // of each segment's cells: where in dy it begins, in cells; -1: none
+    int offset[16];                         // of each entry, in cells from the stage's dy
+    int segments, rows;                     // and cells that there are
+};
+
+struct WgradUnit {
+    int x_cell, x_cells, super, tile;
+    __device__ __forceinline__ WgradUnit(const WgradProblem &p, int unit)
+    {
+        tile = unit % p.tile_entries;
+        int block = unit / p.tile_entries % p.m_blocks;
+        super = unit / p.tile_entries / p.m_blocks;
+        int end = min(p.x_cells, (super + 1) * p.x_super);
+        x_cell = super * p.x_super + block * 8;
+        x_cells = max(0, min(8, end - x_cell));
+    }
+};
+
+// The cells of one segment: block of NB/8 of them, of a w phase.
+template <class C>
+__device__ void wgrad_segment(const WgradProblem &p, const WgradUnit &unit, int w_phase, int block, WgradTable *t)
+{
+    for (int i = 0; i < C::Cells; i++) {
+        const int column = block * C::Cells + i, row = column / p.y_super;
+        const int cell = unit.super * p.y_super + column - row * p.y_super;
+        const bool real = row < p.rows && cell < p.y_cells;
+        t->row[t->segments * 8 + i] =
+            real ? (int64_t)((p.row_phase[row] * p.w_phases + w_phase) * p.y_cells + cell) * C::Parts * p.y_pitch +
+                       p.row_shift[row] + p.column_first[w_phase] : -1;
+        t->rows += real;
+    }
+    t->segments++;
+}
+
+template <class C> __device__ void wgrad_table(const WgradProblem &p, const WgradUnit &unit, WgradTable *t)
+{
+    int last = -1;
+    t->segments = t->rows = 0;
+    for (int i = 0; i < 2 * C::T; i++) {
+        const int e = min(unit.tile * 2 * C::T + i, p.entries - 1);
+        int w = 0;
+        while (e >= p.first_entry[w + 1]) w++;
+        const int block = (e - p.first_entry[w]) / p.columns[w], column = e - p.first_entry[w] - block * p.columns[w];
+        if (e - column != last) {
+            last = e - column;
+            wgrad_segment<C>(p, unit, w, block, t);
+        }
+        t->offset[i] = (t->segments - 1) * C::Parts * C::Cells * p.pitch + column * p.stack * p.step;
+    }
+}
+
+// The position of a chunk's first element, the same in x and (but for the shift) dy.
+__device__ __forceinline__ int wgrad_position(const WgradProblem &p, int chunk, int k, int *n)
+{
+    uint32_t rest;
+    *n = (int)divide((uint32_t)chunk, p.sample_chunks, &rest);
+    return *n * p.sample + (int)rest * k;
+}
+
+// Four warps: rows of x and of all segments, shared out over warps first, since a warp's copies go one after another.
+template <class C>
+__device__ __forceinline__ void wgrad_load(const WgradProblem &p, const WgradUnit &unit, const WgradTable &t,
+                                           uint32_t shared, uint32_t full, uint32_t empty, int begin, int end)
+{
+    const int worker = threadIdx.x % 32 * 4 + threadIdx.x % 128 / 32, x_rows = C::Parts * unit.x_cells * p.stack;
+    const int stage_cells = C::XCells + p.segments * C::Parts * C::Cells * p.pitch;
+    const int width = p.stack > 1 ? p.x_super : 8;                      // of a copy of x
+    const uint32_t bytes = (uint32_t)(x_rows * C::K + C::Parts * t.rows * p.pitch) * 16;
+    int stage = 0, n;
+    uint32_t parity = 1;
+    for (int chunk = begin; chunk < end; chunk++) {
+        const int position = wgrad_position(p, chunk, C::K, &n);
+        const uint32_t base = shared + (uint32_t)(stage * stage_cells) * 16, barrier = full + stage * 8;
+        barrier_wait(empty + stage * 8, parity);
+        if (worker == 0) barrier_expect(barrier, bytes);
+        __syncwarp();
+        if (worker < C::Parts * width * p.stack) {
+            int part = worker % C::Parts, row = worker / C::Parts, behind = row / width, cell = row % width;
+            if (cell < unit.x_cells)
+                bulk_load(base + (uint32_t)((part * 8 + row) * C::K) * 16,
+                          p.x + (int64_t)((unit.x_cell + cell) * C::Parts + part) * p.x_pitch + p.x_lead + position -
+                              behind * p.step, C::K * 16, barrier);
+        }
+        for (int i = worker; i < t.segments * C::Parts * C::Cells; i += 128) {
+            int s = i / (C::Parts * C::Cells), row = i % (C::Parts * C::Cells);
+            int part = C::Parts == 2 ? 1 - row / C::Cells : 0;          // low halves first
+            int64_t from = t.row[s * 8 + row % C::Cells];
+            if (from >= 0)
+                bulk_load(base + (uint32_t)(C::XCells + i * p.pitch) * 16,
+                          p.dy + (from + (int64_t)part * p.y_pitch + position), (uint32_t)p.pitch * 16, barrier);
+        }
+        if (++stage == p.stages) { stage = 0;  parity ^= 1; }
+    }
+}
+
+// A split's products of one stage. Accumulators take turns, and none is left in flight at the end.
+template <class C>
+__device__ __forceinline__ void wgrad_split(float (&sum)[C::T][C::NB / 2], uint64_t a, uint64_t b, uint32_t high,
+                                            const int (&offset)[C::T], float scale)
+{
+    float accumulator[C::Ping][C::NB];
+#pragma unroll
+    for (int i = 0; i < C::T + C::Ping - 1; i++) {
+        if (i < C::T) {
+            float *to = accumulator[i % C::Ping];
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < C::K / 16; k++) {
+                uint64_t x = wgmma_advance(a, k * 16), y = wgmma_advance(b, offset[i] + k * 16);
+                WgmmaOuter<__half, 2 * C::NB>::multiply(to, x, y, k > 0);
+                WgmmaOuter<__half, C::NB>::multiply(to, wgmma_advance(x, 8 * C::K), wgmma_advance(y, high), 1);
+            }
+            wgmma_commit();
+        }
+        const int done = i - (C::Ping - 1);
+        if (done < 0) continue;
+        if (i < C::T && C::Ping == 2) wgmma_wait<1>(); else wgmma_wait<0>();
+        float (&from)[C::NB] = accumulator[done % C::Ping];
+        wgmma_pin(from);
+#pragma unroll
+        for (int c = 0; c < C::NB / 2; c++)
+            sum[done][c] = fmaf(fmaf(from[c], 1.f / 4096, from[C::NB / 2 + c]), scale, sum[done][c]);
+    }
+}
+
+template <class C>
+__device__ __forceinline__ void wgrad_single(float (&sum)[C::T][C::NB / 2], uint64_t a, uint64_t b,
+                                             const int (&offset)[C::T])
+{
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < C::K / 16; k++)
+#pragma unroll
+        for (int i = 0; i < C::T; i++)
+            WgmmaOuter<typename C::Operand, C::NB>::multiply(sum[i], wgmma_advance(a, k * 16),
+                                                             wgmma_advance(b, offset[i] + k * 16), 1);
+    wgmma_commit();
+    wgmma_wait<0>();
+#pragma unroll
+    for (int i = 0; i < C::T; i++) wgmma_pin(sum[i]);
+}
+
+// Both warpgroups: the stages of a piece, then its sums to the workspace. least: of the samples' exponents.
+template <class C>
+__device__ __forceinline__ void wgrad_consume(const WgradProblem &p, const WgradTable &t, uint32_t shared,
+                                              uint32_t full, uint32_t empty, int begin, int end, int least)
+{
+    const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), lane = threadIdx.x % 32;
+    const int stage_cells = C::XCells + p.segments * C::Parts * C::Cells * p.pitch;
+    const uint64_t a0 = wgrad_descriptor(shared, C::K), b0 = wgrad_descriptor(shared + C::XCells * 16, p.pitch);
+    int offset[C::T], stage = 0, n = -1, now;
+    uint32_t parity = 0;
+    float sum[C::T][C::NB / 2] = {}, scale = 1;
+#pragma unroll
+    for (int i = 0; i < C::T; i++) offset[i] = __shfl_sync(0xffffffffu, t.offset[group * C::T + i], 0);
+#pragma unroll 1
+    for (int chunk = begin; chunk < end; chunk++) {
+        wgrad_position(p, chunk, C::K, &now);
+        if (C::Mode == WGRAD_SPLIT && now != n) {
+            n = now;
+            scale = power_of_two(max(-126, least - usable_exponent(p.x_exponent[n]) -
+                                           usable_exponent(p.y_exponent[n])));
+        }
+        barrier_wait(full + stage * 8, parity);
+        const uint64_t a = wgmma_advance(a0, stage * stage_cells), b = wgmma_advance(b0, stage * stage_cells);
+        if constexpr (C::Mode == WGRAD_SPLIT) wgrad_split<C>(sum, a, b, C::Cells * p.pitch, offset, scale);
+        else wgrad_single<C>(sum, a, b, offset);
+        if (lane == 0) barrier_arrive(empty + stage * 8);
+        if (++stage == p.stages) { stage = 0;  parity ^= 1; }
+    }
+    float *out = p.partial + ((int64_t)blockIdx.x * 2 + group) * C::T * 64 * C::NB +
+                 (threadIdx.x % 128 / 32 * 16 + lane / 4) * C::NB + lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < C::T; i++)
+#pragma unroll
+        for (int c = 0; c < C::NB / 2; c += 2) {
+            float2 v = make_float2(sum[i][c], sum[i][c + 1]);
+            if (C::Mode == WGRAD_SPLIT) v = make_float2(scale_result(v.x, -least), scale_result(v.y, -least));
+            *(float2 *)(out + (i * 64 + c / 2 % 2 * 8) * C::NB + c / 4 * 8) = v;
+        }
+}
+
+// The least exponent of a product of the two tensors' scales over all samples.
+__device__ __forceinline__ int wgrad_least(const WgradProblem &p, int *shared)
+{
+    if (!p.x_exponent) return 0;
+    if (threadIdx.x == 0) *shared = INT_MAX;
+    __syncthreads();
+    for (int n = threadIdx.x; n < p.batch; n += WGRAD_THREADS)
+        atomicMin(shared, usable_exponent(p.x_exponent[n]) + usable_exponent(p.y_exponent[n]));
+    __syncthreads();
+    return *shared;
+}
+#endif
+
+template <class C>
+__global__ void __launch_bounds__(WGRAD_THREADS, 1) wgrad_kernel(const __grid_constant__ WgradProblem p)
+{
+#if CONVT3D__SM90A
+    extern __shared__ __align__(128) unsigned char wgrad_shared[];
+    __shared__ WgradTable table;
+    __shared__ int least_shared;
+    const uint32_t shared = (uint32_t)__cvta_generic_to_shared(wgrad_shared), full = shared, empty = shared + 64;
+    const WgradUnit unit(p, blockIdx.x % p.units);
+    const int begin = blockIdx.x / p.units * p.piece, end = min(p.chunks, begin + p.piece);
+    if (threadIdx.x == 0) {
+        wgrad_table<C>(p, unit, &table);
+        for (int i = 0; i < p.stages; i++) {
+            barrier_init(full + i * 8, 1);
+            barrier_init(empty + i * 8, 8);
+        }
+        barrier_init_done();
+    }
+    const int least = wgrad_least(p, &least_shared);
+    __syncthreads();
+    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
+    if (warp >= 8) {
+        give_registers<24>();
+        wgrad_load<C>(p, unit, table, shared + WGRAD_HEAD, full, empty, begin, end);
+    } else {
+        take_registers<240>();
+        wgrad_consume<C>(p, table, shared + WGRAD_HEAD, full, empty, begin, end, least);
+    }
+#endif
+}
+
+// ---- before: scales and dbias, then operands ----
+
+// dbias, cut into parts along positions: a block's threads are `lanes` neighbouring channels by 256/lanes positions.
+struct WgradBias {
+    const void *dy;
+    double *sums;                       // [part][channel]
+    int64_t positions, part, stride[5]; // of all samples; of a part
+    int channels, lanes, tiles, linear; // linear: the positions of a sample have one stride
+    int height, width, voxels;
+};
+
+template <class T> __device__ __forceinline__ double wgrad_bias_sum(const WgradBias &p, int channel, int64_t part)
+{
+    const T *dy = (const T *)p.dy + channel * p.stride[1];
+    const int64_t end = min(p.positions, (part + 1) * p.part);
+    const int step = SPLIT_THREADS / p.lanes;
+    int64_t at = part * p.part, n = at / p.voxels;
+    double sum = 0;
+    for (; at < end; n++) {             // sample by sample
+        const int64_t stop = min(end, (n + 1) * p.voxels);
+        const T *from = dy + n * p.stride[0];
+        const int first = (int)(at - n * p.voxels) + threadIdx.x / p.lanes, last = (int)(stop - n * p.voxels);
+#pragma unroll 8
+        for (int i = first; i < last; i += step) {
+            int64_t offset = p.linear ? i * p.stride[4] : i / p.width / p.height * p.stride[2] +
+                                        i / p.width % p.height * p.stride[3] + i % p.width * p.stride[4];
+            sum += (double)Number<T>::widen(from[offset]);
+        }
+        at = stop;
+    }
+    return sum;
+}
+
+template <class T> __device__ __forceinline__ void wgrad_bias_block(const WgradBias &p, int block)
+{
+    __shared__ double sums[SPLIT_THREADS];
+    const int tile = block % p.tiles, channel = tile * p.lanes + threadIdx.x % p.lanes;
+    sums[threadIdx.x] = channel < p.channels ? wgrad_bias_sum<T>(p, channel, block / p.tiles) : 0;
+    for (int half = SPLIT_THREADS / 2; half >= p.lanes; half /= 2) {
+        __syncthreads();
+        if ((int)threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    if ((int)threadIdx.x < p.lanes && channel < p.channels)
+        p.sums[(int64_t)(block / p.tiles) * p.channels + channel] = sums[threadIdx.x];
+}
+
+template <class T>
+__global__ void __launch_bounds__(SPLIT_THREADS)
+wgrad_scan_kernel(const __grid_constant__ GuessProblem x, const __grid_constant__ GuessProblem dy, int x_blocks,
+                  int y_blocks, const __grid_constant__ WgradBias bias)
+{
+    const int block = (int)blockIdx.x;
+    if (block >= x_blocks + y_blocks) return wgrad_bias_block<T>(bias, block - x_blocks - y_blocks);
+    const GuessProblem &p = block < x_blocks ? x : dy;
+    if (p.count > 0) return guess_block(p, block < x_blocks ? block : block - x_blocks);
+    if (threadIdx.x == 0) p.beyond[block < x_blocks ? block : block - x_blocks] = 0;
+}
+
+template <int Kind>
+__global__ void __launch_bounds__(SPLIT_THREADS)
+wgrad_planes_kernel(const __grid_constant__ PhaseProblem x, const __grid_constant__ PhaseProblem dy, int x_blocks)
+{
+    if ((int)blockIdx.x < x_blocks) phase_block<Kind>(x, blockIdx.x, false);
+    else phase_block<Kind>(dy, blockIdx.x - x_blocks, false);
+}
+
+static __global__ void __launch_bounds__(SPLIT_THREADS)
+wgrad_again_kernel(const __grid_constant__ PhaseProblem x, const __grid_constant__ PhaseProblem dy)
+{
+    if (!x.base.exact && planes_beyond(x.base))
+        for (int i = blockIdx.x; i < phase_blocks(x); i += gridDim.x) phase_block<SPLIT_F16>(x, i, true);
+    if (!dy.base.exact && planes_beyond(dy.base))
+        for (int i = blockIdx.x; i < phase_blocks(dy); i += gridDim.x) phase_block<SPLIT_F16>(dy, i, true);
+}
+
+// ---- after: pieces to dw ----
+
+struct WgradMerge {
+    const float *partial;
+    const double *bias_sums;                // [part][channel]; or
+    const float *plane_sums;                // [row of planes][its block][channel of a cell]: of phase_sums
+    void *dw, *dbias;                       // or null
+    const int *x_exponent, *y_exponent;     // of a split
+    const uint32_t *x_flag, *y_flag;        // of the rest: samples that are not finite
+    const void *x, *dy;                     // for the exact sum
+    Axis<int32_t> axis[3];
+    int64_t x_stride[5], y_stride[5], count;    // elements of dw
+    int batch, pieces, units, tile, nb, accumulate, bias_parts, channels;
+    int in_group, out_group, taps, x_cells_group, y_cells_group, x_super, y_super, y_cells;
+    int m_blocks, tile_entries, stack, sum_rows, sum_width;
+    // Of a tap along w: its entry in the first segment of its phase, entries of a segment, which copy of x it has.
+    uint16_t first_entry[WGRAD_MOST_W];
+    uint8_t columns[WGRAD_MOST_W], behind[WGRAD_MOST_W];
+};
+static_assert(sizeof(WgradMerge) <= 4096, "a kernel's parameters");
+
+// Whether matrix units must not be trusted with these tensors; the same in all threads.
+__device__ __forceinline__ bool wgrad_unfit(const WgradMerge &p)
+{
+    __shared__ int least, most;
+    int bad = 0;
+    if (threadIdx.x == 0) { least = INT_MAX;  most = INT_MIN; }
+    __syncthreads();
+    for (int n = threadIdx.x; n < p.batch; n += SPLIT_THREADS) {
+        if (p.x_exponent) {
+            int ex = p.x_exponent[n], ey = p.y_exponent[n];
+            bad |= ex == NOT_FINITE || ey == NOT_FINITE;
+            atomicMin(&least, usable_exponent(ex) + usable_exponent(ey));
+            atomicMax(&most, usable_exponent(ex) + usable_exponent(ey));
+        } else bad |= p.x_flag[n] != 0 || p.y_flag[n] != 0;
+    }
+    bad = __syncthreads_or(bad);
+    return bad || (p.x_exponent && most - least > WGRAD_SPREAD);
+}
+
+// Where a piece holds an element of dw.
+__device__ __forceinline__ int64_t wgrad_place(const WgradMerge &p, int ic, int oc, int tap)
+{
+    const int g = ic / p.in_group, c = ic - g * p.in_group;
+    const int x_cell = g * p.x_cells_group + c / 8, super = x_cell / p.x_super, x = x_cell - super * p.x_super;
+    const int row = tap / p.axis[2].kernel, kw = tap - row * p.axis[2].kernel;
+    const int column = row * p.y_super + g * p.y_cells_group + oc / 8 - super * p.y_super, cells = p.nb / 8;
+    const int entry = p.first_entry[kw] + column / cells * p.columns[kw];
+    const int unit = (super * p.m_blocks + x / 8) * p.tile_entries + entry / p.tile;
+    const int m = p.stack > 1 ? p.behind[kw] * p.x_super + x : x % 8;
+    return (((int64_t)unit * p.tile + entry % p.tile) * 64 + m * 8 + c % 8) * p.nb + column % cells * 8 + oc % 8;
+}
+
+template <class T> __device__ __forceinline__ void wgrad_put(T *to, double value, bool accumulate)
+{
+    if (accumulate) value += (double)Number<T>::widen(*to);
+    *to = Number<T>::round((typename Number<T>::Accumulator)value);
+}
+
+// One element from x and dy themselves, by a block.
+template <class T> __device__ void wgrad_exact(const WgradMerge &p, int ic, int oc, int tap, T *to)
+{
+    __shared__ double sums[SPLIT_THREADS];
+    const int kw = tap % p.axis[2].kernel, kh = tap / p.axis[2].kernel % p.axis[1].kernel;
+    const int kd = tap / p.axis[2].kernel / p.axis[1].kernel, g = ic / p.in_group;
+    const int rows = p.axis[0].in * p.axis[1].in;
+    double sum = 0;
+    for (int row = threadIdx.x / 32; row < p.batch * rows; row += SPLIT_THREADS / 32) {
+        int n = row / rows, d = row % rows / p.axis[1].in, h = row % p.axis[1].in;
+        int64_t od = (int64_t)d * p.axis[0].stride - p.axis[0].padding + (int64_t)kd * p.axis[0].dilation;
+        int64_t oh = (int64_t)h * p.axis[1].stride - p.axis[1].padding + (int64_t)kh * p.axis[1].dilation;
+        if (od < 0 || od >= p.axis[0].out || oh < 0 || oh >= p.axis[1].out) continue;
+        const T *x = (const T *)p.x + n * p.x_stride[0] + ic * p.x_stride[1] + d * p.x_stride[2] + h * p.x_stride[3];
+        const T *dy = (const T *)p.dy + n * p.y_stride[0] + (int64_t)(g * p.out_group + oc) * p.y_stride[1] +
+                      od * p.y_stride[2] + oh * p.y_stride[3];
+        for (int w = threadIdx.x % 32; w < p.axis[2].in; w += 32) {
+            int64_t ow = (int64_t)w * p.axis[2].stride - p.axis[2].padding + (int64_t)kw * p.axis[2].dilation;
+            if (ow < 0 || ow >= p.axis[2].out) continue;
+            sum += (double)Number<T>::widen(x[w * p.x_stride[4]]) * (double)Number<T>::widen(dy[ow * p.y_stride[4]]);
+        }
+    }
+    __syncthreads();
+    sums[threadIdx.x] = sum;
+    for (int half = SPLIT_THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if ((int)threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) wgrad_put(to, sums[0], p.accumulate & CONVT3D_BACKWARD_W);
+}
+
+// dbias of one channel, by a block.
+template <class T> __device__ void wgrad_merge_bias(const WgradMerge &p, int oc)
+{
+    __shared__ double sums[SPLIT_THREADS];
+    double sum = 0;
+    if (p.plane_sums) {
+        const int g = oc / p.out_group, c = oc - g * p.out_group, cell = g * p.y_cells_group + c / 8;
+        for (int i = threadIdx.x; i < p.sum_rows * p.sum_width; i += SPLIT_THREADS) {
+            int row = i / p.sum_width;
+            sum += (double)p.plane_sums[(((int64_t)row * p.y_cells + cell) * p.sum_width + i - row * p.sum_width) * 8 +
+                                        c % 8];
+        }
+    } else
+        for (int i = threadIdx.x; i < p.bias_parts; i += SPLIT_THREADS)
+            sum += p.bias_sums[(int64_t)i * p.channels + oc];
+    __syncthreads();
+    sums[threadIdx.x] = sum;
+    for (int half = SPLIT_THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if ((int)threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) wgrad_put((T *)p.dbias + oc, sums[0], p.accumulate & CONVT3D_BACKWARD_BIAS);
+}
+
+template <class T>
+__global__ void __launch_bounds__(SPLIT_THREADS) wgrad_merge_kernel(const __grid_constant__ WgradMerge p)
+{
+    const int64_t thread = (int64_t)blockIdx.x * SPLIT_THREADS + threadIdx.x;
+    const int64_t threads = (int64_t)gridDim.x * SPLIT_THREADS;
+    if (p.dbias)
+        for (int oc = blockIdx.x; oc < p.channels; oc += gridDim.x) wgrad_merge_bias<T>(p, oc);
+    if (!p.dw) return;
+    if (wgrad_unfit(p)) {
+        for (int64_t i = blockIdx.x; i < p.count; i += gridDim.x) {
+            int64_t pair = i / p.taps;
+            wgrad_exact(p, (int)(pair / p.out_group), (int)(pair % p.out_group), (int)(i % p.taps), (T *)p.dw + i);
+        }
+        return;
+    }
+    const int64_t size = (int64_t)p.units * p.tile * 64 * p.nb;
+    for (int64_t i = thread; i < p.count; i += threads) {
+        int pair = (int)(i / p.taps), ic = pair / p.out_group;
+        const float *from = p.partial + wgrad_place(p, ic, pair - ic * p.out_group, (int)(i - (int64_t)pair * p.taps));
+        double sum = 0;
+#pragma unroll 8
+        for (int piece = 0; piece < p.pieces; piece++) sum += (double)from[piece * size];
+        wgrad_put((T *)p.dw + i, sum, p.accumulate & CONVT3D_BACKWARD_W);
+    }
+}
+
+// ---- the host's side ----
+
+struct WgradShape {
+    PhaseShape phases;
+    int mode, nb, t, k, parts;              // the instance; positions of a stage
+    int x_cells_group, y_cells_group, x_cells, y_cells, x_super, y_super, supers, m_blocks;
+    int super, stack, entries, tile_entries, units;     // super: groups of one
+    int first_entry[PHASE_MOST_STRIDE + 1], columns[PHASE_MOST_STRIDE];
+    int pitch, segments, stages, chunks, piece, pieces;
+    int64_t sample, x_pitch, y_pitch, x_lead;
+};
+
+static int wgrad_mode(const convt3d_desc &d)
+{
+    return d.dtype == CONVT3D_F16 ? WGRAD_F16 : d.dtype == CONVT3D_BF16 ? WGRAD_BF16 : WGRAD_SPLIT;
+}
+
+// The instances, and the entries of a warpgroup that each may have.
+struct WgradInstance { int nb, t; };
+static const WgradInstance wgrad_instances[] = {{64, 4}, {64, 3}, {64, 2}, {48, 3}, {32, 4}, {16, 8}};
+
+template <int Mode, class Act> auto wgrad_with_block(const WgradShape &s, Act act)
+{
+    if (s.nb == 64 && s.t == 4) return act(WgradTile<Mode, 64, 4>());
+    if (s.nb == 64 && s.t == 3) return act(WgradTile<Mode, 64, 3>());
+    if (s.nb == 64) return act(WgradTile<Mode, 64, 2>());
+    if (s.nb == 48) return act(WgradTile<Mode, 48, 3>());
+    if (s.nb == 32) return act(WgradTile<Mode, 32, 4>());
+    return act(WgradTile<Mode, 16, 8>());
+}
+template <class Act> auto wgrad_instance(const WgradShape &s, Act act)
+{
+#ifndef CONVT3D__WGRAD_SPLIT_ALONE
+    if (s.mode == WGRAD_F16) return wgrad_with_block<WGRAD_F16>(s, act);
+    if (s.mode == WGRAD_BF16) return wgrad_with_block<WGRAD_BF16>(s, act);
+#endif
+    return wgrad_with_block<WGRAD_SPLIT>(s, act);
+}
+
+// What a super-group of `super` groups and a stack come to, for the instance of s.
+static void wgrad_entries(WgradShape *s, int64_t groups, int super, int stack)
+{
+    const PhaseShape &p = s->phases;
+    s->super = super;  s->stack = stack;
+    s->supers = (int)convt3d__ceil_div(groups, super);
+    s->x_super = super * s->x_cells_group;  s->y_super = super * s->y_cells_group;
+    s->m_blocks = (s->x_super * stack + 7) / 8;
+    const int blocks = (int)convt3d__ceil_div((int64_t)p.rows * s->y_super, s->nb / 8);
+    s->first_entry[0] = 0;
+    for (int w = 0; w < p.count[2]; w++) {
+        s->columns[w] = (p.columns[w] + stack - 1) / stack;
+        s->first_entry[w + 1] = s->first_entry[w] + blocks * s->columns[w];
+    }
+    s->entries = s->first_entry[p.count[2]];
+    s->tile_entries = (int)convt3d__ceil_div(s->entries, 2 * s->t);
+}
+
+// Segments of the tile that has most of them: as wgrad_table counts them.
+static int wgrad_segments(const WgradShape &s)
+{
+    int most = 0;
+    for (int tile = 0; tile < s.tile_entries; tile++) {
+        int count = 0, last = -1;
+        for (int i = 0; i < 2 * s.t; i++) {
+            int e = (int)convt3d__min(tile * 2 * s.t + i, s.entries - 1), w = 0;
+            while (e >= s.first_entry[w + 1]) w++;
+            int begin = e - (e - s.first_entry[w]) % s.columns[w];
+            count += begin != last;
+            last = begin;
+        }
+        most = (int)convt3d__max(most, count);
+    }
+    return most;
+}
+
+// The last distance of an entry from its segment's first.
+static int wgrad_span(const WgradShape &s)
+{
+    int most = 0;
+    for (int w = 0; w < s.phases.count[2]; w++)
+        most = (int)convt3d__max(most, (s.columns[w] - 1) * s.stack * s.phases.column_step);
+    return most;
+}
+
+// Cycles of a stage: the matrix unit's, or those of fetching its operands from the second-level cache.
+static double wgrad_cycles(int mode, int nb, int t, int k, double cells)
+{
+    auto one = [](double n) { return n / 2 > 16 + n / 4 ? n / 2 : 16 + n / 4; };
+    double step = mode == WGRAD_SPLIT ? one(2 * nb) + one(nb) : one(nb);
+    return convt3d__max(1, (int64_t)(step * 2 * t * k / 16 + 100 > cells * 16 / 24 ? step * 2 * t * k / 16 + 100
+                                                                                   : cells * 16 / 24));
+}
+
+// The instance, groups together and copies of x that take the least time. False: none has room for two stages.
+static bool wgrad_choose(WgradShape *s, int64_t groups, double *cycles)
+{
+    WgradShape best = *s, now = *s;
+    double least = 0;
+    int columns = 1;
+    for (int w = 0; w < s->phases.count[2]; w++) columns = (int)convt3d__max(columns, s->phases.columns[w]);
+    for (const WgradInstance &i : wgrad_instances)
+        for (int super = 1; super <= groups && (super == 1 || super * s->x_cells_group <= 8); super++)
+            for (int stack = 1; stack <= columns && (stack == 1 || stack * super * s->x_cells_group <= 8); stack++) {
+                now.nb = i.nb;  now.t = i.t;
+                wgrad_entries(&now, groups, super, stack);
+                now.pitch = now.k + wgrad_span(now);
+                if (now.entries > 65535 || now.pitch > 256) continue;
+                if ((int64_t)now.tile_entries * now.supers * now.m_blocks > 1 << 20) continue;
+                // Before looking closely: what the products alone would take.
+                double units = (double)now.supers * now.m_blocks * now.tile_entries;
+                if (least != 0 && units * wgrad_cycles(now.mode, i.nb, i.t, now.k, 0) > least) continue;
+                now.segments = wgrad_segments(now);
+                const int64_t stage = (int64_t)now.parts * (8 * now.k + now.segments * (i.nb / 8) * now.pitch);
+                now.stages = (int)convt3d__min((WGRAD_SHARED - WGRAD_HEAD) / (stage * 16), WGRAD_MOST_STAGES);
+                if (now.stages < 2) continue;
+                double time = units * wgrad_cycles(now.mode, i.nb, i.t, now.k, (double)stage);
+                if (least != 0 && time > least * 0.999) continue;
+                least = time;
+                best = now;
+            }
+    *s = best;
+    if (least > 0) *cycles = least / ((double)best.supers * best.m_blocks * best.tile_entries);
+    return least > 0;
+}
+
+// Pieces of the sum over positions, by the shape alone: what a card of 132 multiprocessors takes least time for.
+static double wgrad_cut(WgradShape *s, int64_t chunks, double cycles)
+{
+    const double merge = (double)s->units * 2 * s->t * 64 * s->nb * 4 * 2 / 3e12 * 1.6e9;   // cycles of one piece
+    double least = 0;
+    int64_t best = 1;
+    for (int64_t pieces = 1; pieces <= 264 && pieces <= chunks; pieces++) {
+        double rounds = (double)convt3d__ceil_div(s->units * pieces, 132);
+        double time = rounds * ((double)convt3d__ceil_div(chunks, pieces) * cycles + 4000) + (double)pieces * merge;
+        if (least != 0 && time > least * 0.99) continue;
+        least = time;
+        best = pieces;
+    }
+    s->piece = (int)convt3d__ceil_div(chunks, best);
+    s->pieces = (int)convt3d__ceil_div(chunks, s->piece);
+    return least;
+}
+
+// Everything the launches need, from the plan alone. Empty text, or why not. cycles: of the products.
+static const char *wgrad_shape(const convt3d__plan *plan, WgradShape *s, double *cycles)
+{
+    const convt3d_desc &d = plan->desc;
+    const int64_t limit = (int64_t)1 << 30;
+    const char *why = phase_shape(plan, &s->phases);
+    if (*why) return why;
+    s->mode = wgrad_mode(d);
+    s->k = s->mode == WGRAD_SPLIT ? 64 : 128;
+    s->parts = s->mode == WGRAD_SPLIT ? 2 : 1;
+    if (plan->in_group > 65536 || plan->out_group > 65536 || d.groups > 65536 || plan->w_count > INT32_MAX)
+        return "too many channels";
+    s->x_cells_group = (int)convt3d__ceil_div(plan->in_group, 8);
+    s->y_cells_group = (int)convt3d__ceil_div(plan->out_group, 8);
+    if (d.groups * s->x_cells_group > 65536 || d.groups * s->y_cells_group > 65536) return "too many channels";
+    s->x_cells = (int)d.groups * s->x_cells_group;
+    s->y_cells = (int)d.groups * s->y_cells_group;
+    s->sample = convt3d__ceil_div(s->phases.sample, s->k) * s->k;
+    const int64_t last = ((d.in_size[0] - 1) * s->phases.pitch[1] + d.in_size[1] - 1) * s->phases.pitch[2] +
+                         d.in_size[2];
+    double stage;
+    if (plan->axis[2].kernel > WGRAD_MOST_W) return "more than 128 taps along w";
+    if (!wgrad_choose(s, d.groups, &stage)) return "taps too far apart for shared memory";
+    s->x_lead = (s->stack - 1) * s->phases.column_step;
+    s->chunks = (int)convt3d__ceil_div(last + s->x_lead, s->k);
+    s->sample = convt3d__max(s->sample, (int64_t)s->chunks * s->k);
+    if (s->sample > limit / d.batch || s->phases.reach > limit) return "too many positions";
+    s->x_pitch = s->x_lead + d.batch * s->sample;
+    s->y_pitch = d.batch * s->sample + (s->phases.reach + 256 + s->k) / 64 * 64;
+    if (s->y_pitch / 128 * s->phases.phases > INT32_MAX / 4 / (s->x_cells + s->y_cells)) return "too many positions";
+    s->units = s->supers * s->m_blocks * s->tile_entries;
+    *cycles = wgrad_cut(s, d.batch * s->chunks, stage);
+    return "";
+}
+
+struct WgradLayout {
+    int64_t dy, x_exponent, y_exponent, x_beyond, y_beyond, x_guess, y_guess, bias, sums, partial, bytes;
+    int64_t bias_part, bias_parts;
+};
+
+static int64_t wgrad_round(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+
+static bool wgrad_channels_last(const convt3d_desc &d) { return d.dy_stride[1] < d.dy_stride[4]; }
+
+static WgradLayout wgrad_layout(const convt3d__plan *plan, const WgradShape &s)
+{
+    const convt3d_desc &d = plan->desc;
+    const int64_t size[3] = {plan->axis[0].out, plan->axis[1].out, plan->axis[2].out}, samples = d.batch * 4;
+    const int64_t positions = d.batch * size[0] * size[1] * size[2];
+    const convt3d_io none = {};
+    WgradLayout l;
+    l.dy = wgrad_round(s.x_pitch * s.x_cells * s.parts * 16);
+    l.x_exponent = wgrad_round(l.dy + s.y_pitch * s.y_cells * s.phases.phases * s.parts * 16);
+    l.y_exponent = wgrad_round(l.x_exponent + samples);
+    l.x_beyond = wgrad_round(l.y_exponent + samples);
+    l.y_beyond = wgrad_round(l.x_beyond + samples);
+    l.x_guess = wgrad_round(l.y_beyond + samples);
+    l.y_guess = wgrad_round(l.x_guess + samples * phase_guess_blocks(phase_tensor_x(plan, &none)));
+    l.bias = wgrad_round(l.y_guess + samples * phase_guess_blocks(phase_tensor_dy(plan, &none, size)));
+    l.bias_part = wgrad_channels_last(d) ? 4096 : 16384;
+    l.bias_part = convt3d__max(l.bias_part, convt3d__ceil_div(positions, 1024));
+    l.bias_parts = convt3d__ceil_div(positions, l.bias_part);
+    l.sums = wgrad_round(l.bias + l.bias_parts * d.out_channels * 8);
+    l.partial = wgrad_round(l.sums + s.phases.count[0] * s.phases.count[1] * s.y_cells *
+                                         convt3d__ceil_div(s.y_pitch, SPLIT_THREADS) * 32);
+    l.bytes = l.partial + (int64_t)s.pieces * s.units * 2 * s.t * 64 * s.nb * 4;
+    return l;
+}
+
+static WgradBias wgrad_bias(const convt3d__plan *plan, const convt3d_io *io, const WgradLayout &l)
+{
+    const convt3d_desc &d = plan->desc;
+    WgradBias p = {};
+    p.dy = io->dy;
+    p.sums = (double *)((char *)io->workspace + l.bias);
+    p.height = (int)plan->axis[1].out;  p.width = (int)plan->axis[2].out;
+    p.voxels = (int)(plan->axis[0].out * p.height * p.width);
+    p.positions = d.batch * p.voxels;
+    p.part = l.bias_part;
+    p.channels = (int)d.out_channels;
+    p.lanes = wgrad_channels_last(d) ? 32 : 1;
+    p.tiles = (p.channels + p.lanes - 1) / p.lanes;
+    p.linear = d.dy_stride[3] == p.width * d.dy_stride[4] && d.dy_stride[2] == p.height * d.dy_stride[3];
+    for (int i = 0; i < 5; i++) p.stride[i] = d.dy_stride[i];
+    return p;
+}
+
+static WgradProblem wgrad_problem(const convt3d__plan *plan, const convt3d_io *io, const WgradShape &s,
+                                  const WgradLayout &l)
+{
+    const char *workspace = (const char *)io->workspace;
+    const bool split = s.mode == WGRAD_SPLIT;
+    WgradProblem p = {};
+    p.x = (const uint4 *)workspace;
+    p.dy = (const uint4 *)(workspace + l.dy);
+    p.x_exponent = split ? (const int *)(workspace + l.x_exponent) : nullptr;
+    p.y_exponent = split ? (const int *)(workspace + l.y_exponent) : nullptr;
+    p.partial = (float *)((char *)io->workspace + l.partial);
+    p.batch = (int)plan->desc.batch;
+    p.x_pitch = (int)s.x_pitch;  p.y_pitch = (int)s.y_pitch;  p.sample = (int)s.sample;
+    p.chunks = (int)(plan->desc.batch * s.chunks);  p.piece = s.piece;
+    p.units = s.units;  p.m_blocks = s.m_blocks;  p.tile_entries = s.tile_entries;
+    p.entries = s.entries;  p.rows = s.phases.rows;
+    p.x_cells = s.x_cells;  p.y_cells = s.y_cells;  p.x_super = s.x_super;  p.y_super = s.y_super;
+    p.x_lead = (int)s.x_lead;  p.stack = s.stack;  p.step = s.phases.column_step;
+    p.pitch = s.pitch;  p.segments = s.segments;  p.stages = s.stages;
+    p.sample_chunks = divisor_of(s.chunks);
+    p.w_phases = s.phases.count[2];
+    memcpy(p.first_entry, s.first_entry, sizeof p.first_entry);
+    memcpy(p.columns, s.columns, sizeof p.columns);
+    memcpy(p.column_first, s.phases.column_first, sizeof p.column_first);
+    memcpy(p.row_phase, s.phases.row_phase, sizeof p.row_phase);
+    memcpy(p.row_shift, s.phases.row_shift, sizeof p.row_shift);
+    return p;
+}
+
+static WgradMerge wgrad_merge(const convt3d__plan *plan, const convt3d_io *io, const WgradShape &s,
+                              const WgradLayout &l)
+{
+    const convt3d_desc &d = plan->desc;
+    const char *workspace = (const char *)io->workspace;
+    const bool split = s.mode == WGRAD_SPLIT;
+    WgradMerge p = {};
+    p.partial = (const float *)(workspace + l.partial);
+    p.bias_sums = (const double *)(workspace + l.bias);
+    p.dw = io->dw;  p.dbias = io->dbias;
+    p.x_exponent = split ? (const int *)(workspace + l.x_exponent) : nullptr;
+    p.y_exponent = split ? (const int *)(workspace + l.y_exponent) : nullptr;
+    p.x_flag = (const uint32_t *)(workspace + l.x_beyond);
+    p.y_flag = (const uint32_t *)(workspace + l.y_beyond);
+    p.x = io->x;  p.dy = io->dy;
+    for (int a = 0; a < 3; a++) p.axis[a] = axis_of<int32_t>(plan->axis[a]);
+    for (int i = 0; i < 5; i++) { p.x_stride[i] = d.x_stride[i];  p.y_stride[i] = d.dy_stride[i]; }
+    p.count = plan->w_count;
+    p.batch = (int)d.batch;  p.pieces = s.pieces;  p.units = s.units;  p.tile = 2 * s.t;  p.nb = s.nb;
+    p.accumulate = d.accumulate;
+    p.bias_parts = (int)l.bias_parts;  p.channels = (int)d.out_channels;
+    p.in_group = (int)plan->in_group;  p.out_group = (int)plan->out_group;
+    p.taps = (int)plan->taps;  p.stack = s.stack;
+    p.x_cells_group = s.x_cells_group;  p.y_cells_group = s.y_cells_group;
+    p.x_super = s.x_super;  p.y_super = s.y_super;  p.y_cells = s.y_cells;
+    p.m_blocks = s.m_blocks;  p.tile_entries = s.tile_entries;
+    p.sum_rows = s.phases.count[0] * s.phases.count[1];
+    p.sum_width = (int)convt3d__ceil_div(s.y_pitch, SPLIT_THREADS);
+    for (int k = 0; k < (int)plan->axis[2].kernel; k++) {
+        const int w = s.phases.column_phase[k], i = s.phases.column_index[k];
+        p.first_entry[k] = (uint16_t)(s.first_entry[w] + i / s.stack);
+        p.columns[k] = (uint8_t)s.columns[w];
+        p.behind[k] = (uint8_t)(i % s.stack);
+    }
+    return p;
+}
+
+// The two tensors' planes, told where to report to.
+template <int Kind>
+void wgrad_tensors(const convt3d__plan *plan, const convt3d_io *io, const WgradShape &s, const WgradLayout &l,
+                   const int64_t *out, PhaseProblem *x, PhaseProblem *dy)
+{
+    char *workspace = (char *)io->workspace;
+    const int groups = (int)plan->desc.groups;
+    *x = phase_problem<Kind>(phase_tensor_x(plan, io), s.phases, false, plan->desc.stride,
+                             {s.sample, s.x_pitch, groups, (int)plan->in_group, s.x_cells_group, 1, (int)s.x_lead});
+    *dy = phase_problem<Kind>(phase_tensor_dy(plan, io, out), s.phases, true, plan->desc.stride,
+                              {s.sample, s.y_pitch, groups, (int)plan->out_group, s.y_cells_group, 1, 0});
+    x->base.planes = (uint4 *)workspace;
+    dy->base.planes = (uint4 *)(workspace + l.dy);
+    x->base.exponent = (int *)(workspace + l.x_exponent);
+    dy->base.exponent = (int *)(workspace + l.y_exponent);
+    x->base.beyond = (uint32_t *)(workspace + l.x_beyond);
+    dy->base.beyond = (uint32_t *)(workspace + l.y_beyond);
+    x->base.guess = (const uint32_t *)(workspace + l.x_guess);
+    dy->base.guess = (const uint32_t *)(workspace + l.y_guess);
+    x->limit = dy->limit = plan->desc.dtype == CONVT3D_F16 ? 0x7c00 : 0x7f80;
+}
+
+template <class C>
+convt3d_status wgrad_run(const convt3d__plan *plan, const convt3d_io *io, const WgradShape &s, convt3d_error *error)
+{
+    typedef typename C::Element T;
+    const int64_t out[3] = {plan->axis[0].out, plan->axis[1].out, plan->axis[2].out};
+    const WgradLayout l = wgrad_layout(plan, s);
+    char *workspace = (char *)io->workspace;
+    const bool split = C::Mode == WGRAD_SPLIT, dw = io->dw != nullptr;
+    const dim3 threads(SPLIT_THREADS);
+    PhaseProblem x, dy;
+    wgrad_tensors<C::Kind>(plan, io, s, l, out, &x, &dy);
+    const GuessProblem guess_x = phase_guess(phase_tensor_x(plan, io), split, (uint32_t *)(workspace + l.x_guess),
+                                             x.base.beyond);
+    const GuessProblem guess_dy = phase_guess(phase_tensor_dy(plan, io, out), split,
+                                              (uint32_t *)(workspace + l.y_guess), dy.base.beyond);
+    const WgradBias bias = wgrad_bias(plan, io, l);
+    const int x_scan = dw ? (int)plan->desc.batch * guess_x.blocks : 0;
+    const int y_scan = dw ? (int)plan->desc.batch * guess_dy.blocks : 0;
+    const bool with_planes = dw && io->dbias && phase_covers(plan, s.phases);   // dbias is summed with dy's planes
+    if (with_planes) dy.sums = (float *)(workspace + l.sums);
+    const int64_t scan = x_scan + y_scan + (io->dbias && !with_planes ? l.bias_parts * bias.tiles : 0);
+    convt3d_status status = CONVT3D_OK;
+    if (scan > 0)
+        status = convt3d__launch(error, wgrad_scan_kernel<T>, dim3((unsigned)scan), threads, 0, io->stream, guess_x,
+                                 guess_dy, x_scan, y_scan, bias);
+    if (dw && status == CONVT3D_OK)
+        status = convt3d__launch(error, wgrad_planes_kernel<C::Kind>,
+                                 dim3((unsigned)(phase_blocks(x) + phase_blocks(dy))), threads, 0, io->stream, x, dy,
+                                 phase_blocks(x));
+    if (dw && status == CONVT3D_OK && split && !(x.base.exact && dy.base.exact))
+        status = convt3d__launch(error, wgrad_again_kernel, dim3(132), threads, 0, io->stream, x, dy);
+    if (dw && status == CONVT3D_OK) {
+        const int64_t stage = C::XCells + (int64_t)s.segments * C::Parts * C::Cells * s.pitch;
+        status = convt3d__launch(error, wgrad_kernel<C>, dim3((unsigned)(s.units * s.pieces)), dim3(WGRAD_THREADS),
+                                 (size_t)(WGRAD_HEAD + s.stages * stage * 16), io->stream,
+                                 wgrad_problem(plan, io, s, l));
+    }
+    if ((dw || io->dbias) && status == CONVT3D_OK) {
+        const int64_t work = convt3d__max(dw ? plan->w_count : 0,
+                                          io->dbias ? SPLIT_THREADS * plan->desc.out_channels : 0);
+        WgradMerge merge = wgrad_merge(plan, io, s, l);
+        merge.plane_sums = dy.sums;
+        status = convt3d__launch(error, wgrad_merge_kernel<T>,
+                                 dim3((unsigned)convt3d__min(convt3d__ceil_div(work, SPLIT_THREADS), 132 * 8)), threads,
+                                 0, io->stream, merge);
+    }
+    return status;
+}
+
+static int32_t wgrad_refusal(char why[96], const char *text)
+{
+    convt3d__text out = {why, 96, 0};
+    convt3d__put(&out, text);
+    return 1;
+}
+
+}
+
+extern "C" int32_t convt3d__wgrad_sm90_refuses(convt3d__plan *plan, char why[96])
+{
+    using namespace convt3d_cuda;
+    WgradShape s;
+    double cycles;
+    if (plan->desc.dtype == CONVT3D_F64) return wgrad_refusal(why, "f64 has no wgmma");
+    if (plan->x_count == 0 || plan->y_count == 0) return wgrad_refusal(why, "x or y is empty");
+    if (!fits_32_bits(plan)) return wgrad_refusal(why, "indices beyond 32 bits");
+    if (!convt3d__has_sm90a(plan)) return wgrad_refusal(why, "needs sm_90 and a build with sm_90a code");
+    if (plan->desc.batch > 65535) return wgrad_refusal(why, "too many samples");
+    const char *text = wgrad_shape(plan, &s, &cycles);
+    return *text ? wgrad_refusal(why, text) : 0;
+}
+
+// Seconds: planes written and read at 2.5e12 bytes, the products' cycles (wgrad_cut) at 1.6e9, 15 us of launches.
+extern "C" double convt3d__wgrad_sm90_cost(const convt3d__plan *plan)
+{
+    using namespace convt3d_cuda;
+    WgradShape s;
+    double cycles;
+    if (*wgrad_shape(plan, &s, &cycles)) return 1e30;
+    const WgradLayout l = wgrad_layout(plan, s);
+    const double size = (double)convt3d__element_size(plan->desc.dtype);
+    const double bytes = (double)l.x_exponent + (double)(plan->x_count + 2 * plan->y_count) * size;
+    return bytes / 2.5e12 + cycles / 1.6e9 + 15e-6;
+}
+
+extern "C" int64_t convt3d__wgrad_sm90_workspace(const convt3d__plan *plan)
+{
+    using namespace convt3d_cuda;
+    WgradShape s;
+    double cycles;
+    return *wgrad_shape(plan, &s, &cycles) ? 0 : wgrad_layout(plan, s).bytes;
+}
+
+extern "C" convt3d_status convt3d__wgrad_sm90_ready(const convt3d__plan *plan, convt3d_error *error)
+{
+    using namespace convt3d_cuda;
+    WgradShape s;
+    double cycles;
+    wgrad_shape(plan, &s, &cycles);
+    return wgrad_instance(s, [&](auto tile) {
+        typedef decltype(tile) C;
+        typedef typename C::Element T;
+        convt3d_status status = convt3d__load_kernel(error, plan, wgrad_kernel<C>, WGRAD_SHARED);
+        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, wgrad_scan_kernel<T>, 0);
+        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, wgrad_planes_kernel<C::Kind>, 0);
+        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, wgrad_again_kernel, 0);
+        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, wgrad_merge_kernel<T>, 0);
+        return status;
+    });
+}
+
+extern "C" convt3d_status convt3d__wgrad_sm90_run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error)
+{
+    using namespace convt3d_cuda;
+    WgradShape s;
+    double cycles;
+    convt3d_status status = convt3d__check_device(plan, error);
+    if (status != CONVT3D_OK) return status;
+    wgrad_shape(plan, &s, &cycles);
+    return wgrad_instance(s, [&](auto tile) { return wgrad_run<decltype(tile)>(plan, io, s, error); });
+}
+
+#endif
