@@ -139,23 +139,42 @@ static int64_t convt3d__cpu_round_up(int64_t a, int64_t to) { return convt3d__ce
 static int64_t convt3d__cpu_positions(const convt3d__axis *a) { return convt3d__ceil_div(a->out, a->stride); }
 static int64_t convt3d__cpu_phases(const convt3d__axis *a) { return convt3d__min(a->stride, a->out); }
 
-/* Most inputs that `size` consecutive positions read: from the last tap of the first output to the first of the last
- * one. */
-static int64_t convt3d__cpu_inputs(const convt3d__axis *a, int64_t size)
+/* Whether the phases of the input lie side by side in packed x along axis i, and into how many parts it so falls. */
+static int convt3d__cpu_split(const convt3d__plan *p, const convt3d__cpu_blocking *b, int i)
 {
-    int64_t low, high;
-    if (size >= a->in) return a->in;
-    low = convt3d__ceil_div(a->padding - (a->kernel - 1) * a->dilation, a->stride);
-    high = convt3d__floor_div(size * a->stride - 1 + a->padding, a->stride);
-    return convt3d__max(0, convt3d__min(a->in, high - low + 1));
+    return i > 0 && !b->panel && convt3d__cpu_step(&p->axis[i]) > 1;
+}
+
+static int64_t convt3d__cpu_splits(const convt3d__plan *p, const convt3d__cpu_blocking *b)
+{
+    return (convt3d__cpu_split(p, b, 1) ? p->axis[1].gcd : 1) * (convt3d__cpu_split(p, b, 2) ? p->axis[2].gcd : 1);
+}
+
+/* Inputs along axis i, of one phase where they are split. */
+static int64_t convt3d__cpu_extent(const convt3d__plan *p, const convt3d__cpu_blocking *b, int i)
+{
+    return convt3d__cpu_split(p, b, i) ? convt3d__ceil_div(p->axis[i].in, p->axis[i].gcd) : p->axis[i].in;
+}
+
+/* Most of them that `size` consecutive positions read. */
+static int64_t convt3d__cpu_inputs(const convt3d__plan *p, const convt3d__cpu_blocking *b, int i, int64_t size)
+{
+    int64_t low, high, extent = convt3d__cpu_extent(p, b, i);
+    const convt3d__axis *a = &p->axis[i];
+    if (size >= extent) return extent;
+    if (a->in_step > 0) {                   /* from the last tap of the first output to the first of the last one */
+        low = convt3d__ceil_div(a->padding - (a->kernel - 1) * a->dilation, a->stride);
+        high = convt3d__floor_div(size * a->stride - 1 + a->padding, a->stride) + 1;
+    } else convt3d__cpu_window(a, convt3d__cpu_split(p, b, i), 0, size, &low, &high);
+    return convt3d__max(0, convt3d__min(extent, high - low));
 }
 
 /* Zeros that rows want between them: what the widest window takes in beyond either end. */
-static int64_t convt3d__cpu_wanted_gap(const convt3d__axis *a)
+static int64_t convt3d__cpu_wanted_gap(const convt3d__plan *p, const convt3d__cpu_blocking *b, int i)
 {
-    int64_t low = convt3d__ceil_div(a->padding - (a->kernel - 1) * a->dilation, a->stride);
-    int64_t high = convt3d__floor_div(a->out - 1 + a->padding, a->stride) + 1;
-    return convt3d__max(0, convt3d__max(-low, high - a->in));
+    int64_t low, high;
+    convt3d__cpu_window(&p->axis[i], convt3d__cpu_split(p, b, i), 0, convt3d__cpu_positions(&p->axis[i]), &low, &high);
+    return convt3d__max(0, convt3d__max(-low, high - convt3d__cpu_extent(p, b, i)));
 }
 
 /* Fewest padded channels, then the widest tile. */
@@ -179,17 +198,18 @@ static int64_t convt3d__cpu_packed_rows(const convt3d__plan *p, const convt3d__c
 {
     const convt3d__axis *a = &p->axis[1];
     return b->tall ? size + convt3d__ceil_div((a->kernel - 1) * a->dilation, a->stride) :
-                     convt3d__cpu_inputs(a, size);
+                     convt3d__cpu_inputs(p, b, 1, size);
 }
 
 /* Bytes of packed x of a unit, in floating point since a plan may be far too large. */
 static double convt3d__cpu_x_bytes(const convt3d__plan *p, const convt3d__cpu_blocking *b, const int64_t size[3])
 {
-    int64_t in[3], i;
-    for (i = 0; i < 3; i++) in[i] = convt3d__cpu_inputs(&p->axis[i], size[i]);
+    int64_t in[3];
+    int i;
+    for (i = 0; i < 3; i++) in[i] = convt3d__cpu_inputs(p, b, i, size[i]);
     in[1] = convt3d__cpu_packed_rows(p, b, size[1]);
     return (double)in[0] * (double)in[1] * (double)(b->groups * p->in_group) * (double)convt3d__cpu_real_size(p) *
-           (double)convt3d__max(in[2] + b->gap, size[2]);
+           (double)convt3d__cpu_splits(p, b) * (double)convt3d__max(in[2] + b->gap, size[2]);
 }
 
 /* From row to row of sums. */
@@ -200,7 +220,7 @@ static int64_t convt3d__cpu_sum_row(const convt3d__cpu_blocking *b, int64_t colu
 
 static double convt3d__cpu_sum_bytes(const convt3d__plan *p, const convt3d__cpu_blocking *b, const int64_t size[3])
 {
-    int64_t pitch = convt3d__max(convt3d__cpu_inputs(&p->axis[2], size[2]) + b->gap, size[2]);
+    int64_t pitch = convt3d__max(convt3d__cpu_inputs(p, b, 2, size[2]) + b->gap, size[2]);
     return (double)convt3d__cpu_phases(&p->axis[2]) * (double)b->store * (double)convt3d__cpu_real_size(p) *
            (double)(b->high * size[1]) * (double)convt3d__cpu_sum_row(b, size[2], pitch);
 }
@@ -252,7 +272,7 @@ static void convt3d__cpu_count_units(const convt3d__plan *p, convt3d__cpu_blocki
 static int32_t convt3d__cpu_choose_products(const convt3d__plan *p)
 {
     const convt3d__axis *a = p->axis;
-    if (p->out_group > 2 || p->in_group < 16 || p->in_group > 4096) return 0;
+    if (p->out_group > 2 || p->in_group < 16 || p->in_group > 4096 || convt3d__cpu_is_dx(p)) return 0;
     if (p->taps < 4 || p->taps * p->out_group > 512) return 0;
     if (a[0].stride > 8 || a[1].stride > CONVT3D__CPU_MOST_HIGH || a[2].stride > 8) return 0;
     return (a[2].kernel - 1) * a[2].dilation / a[2].stride <= 64;
@@ -273,7 +293,7 @@ static void convt3d__cpu_choose_products_size(const convt3d__plan *p, convt3d__c
                                  (double)CONVT3D__CPU_PLANES_BUDGET)
             b->size[i] = (b->size[i] + 1) / 2;
     convt3d__cpu_count_units(p, b);
-    width = convt3d__max(1, convt3d__cpu_inputs(&p->axis[2], b->size[2]));
+    width = convt3d__max(1, convt3d__cpu_inputs(p, b, 2, b->size[2]));
     for (rows = convt3d__max(1, 256 / width); rows >= convt3d__max(1, 96 / width); rows--) {
         int64_t waste = convt3d__cpu_round_up(rows * width, tile) * 1000 / (rows * width);
         if (waste >= least) continue;
@@ -296,8 +316,8 @@ static void convt3d__cpu_choose_size(const convt3d__plan *p, convt3d__cpu_blocki
         b->size[2] = (b->size[2] + 1) / 2;
     for (;;) {
         int64_t deeper[3], higher[3], can_deepen, can_heighten;
-        double halo_d = (double)convt3d__cpu_inputs(&p->axis[0], b->size[0]) / (double)convt3d__max(1, b->size[0]);
-        double halo_h = (double)convt3d__cpu_inputs(&p->axis[1], b->size[1]) / (double)convt3d__max(1, b->size[1]);
+        double halo_d = (double)convt3d__cpu_inputs(p, b, 0, b->size[0]) / (double)convt3d__max(1, b->size[0]);
+        double halo_h = (double)convt3d__cpu_inputs(p, b, 1, b->size[1]) / (double)convt3d__max(1, b->size[1]);
         memcpy(deeper, b->size, sizeof deeper);
         memcpy(higher, b->size, sizeof higher);
         deeper[0]++;
@@ -347,16 +367,17 @@ static double convt3d__cpu_block_bytes(const convt3d__plan *p, const convt3d__cp
 /* The buffers of one thread; 0 if they are out of proportion. */
 static int32_t convt3d__cpu_choose_buffers(const convt3d__plan *p, convt3d__cpu_blocking *b)
 {
-    int64_t real = convt3d__cpu_real_size(p), phases = convt3d__cpu_phases(&p->axis[2]), i, in[3];
+    int64_t real = convt3d__cpu_real_size(p), phases = convt3d__cpu_phases(&p->axis[2]), in[3];
+    int i;
     const double most = (double)((int64_t)1 << 28);
     double taps = (double)convt3d__cpu_most_taps(&p->axis[0]) * (double)convt3d__cpu_most_taps(&p->axis[1]) *
                   (double)p->axis[2].kernel;
     if (convt3d__cpu_x_bytes(p, b, b->size) > most || 4 * convt3d__cpu_sum_bytes(p, b, b->size) > most) return 0;
     if (taps > most / 64) return 0;
-    for (i = 0; i < 3; i++) in[i] = convt3d__cpu_inputs(&p->axis[i], b->size[i]);
+    for (i = 0; i < 3; i++) in[i] = convt3d__cpu_inputs(p, b, i, b->size[i]);
     in[1] = convt3d__cpu_packed_rows(p, b, b->size[1]);
     b->pitch = convt3d__max(in[2] + b->gap, b->size[2]);
-    b->x_pitch = convt3d__cpu_round_up(in[1] * b->pitch, 16);
+    b->x_pitch = convt3d__cpu_round_up(convt3d__cpu_splits(p, b) * in[1] * b->pitch, 16);
     if (b->x_pitch % 32 == 0) b->x_pitch += 16;             /* spreads the channels over the sets of a cache */
     b->plane = b->x_pitch * b->groups * p->in_group;
     b->sum_pitch = convt3d__cpu_round_up(b->high * b->size[1] * convt3d__cpu_sum_row(b, b->size[2], b->pitch), 16) +
@@ -411,6 +432,11 @@ static int32_t convt3d__cpu_refuses(convt3d__plan *p, const convt3d__cpu_leaves 
         return 1;
     }
     convt3d__cpu_choose_panel(p, leaves, &b);
+    if (convt3d__cpu_is_dx(p) && !b.panel &&
+        convt3d__max(p->axis[1].gcd, p->axis[2].gcd) > CONVT3D__CPU_MOST_PHASES) {
+        convt3d__cpu_reason(why, "stride[1] or stride[2] is above 64: dy falls into so many phases");
+        return 1;
+    }
     b.products = !b.panel && convt3d__cpu_choose_products(p);
     b.rows = b.panel ? b.panel * leaves->lanes[is_f64] :
              convt3d__cpu_choose_rows(leaves, convt3d__cpu_w_channels(p, &b), is_f64);
@@ -423,10 +449,10 @@ static int32_t convt3d__cpu_refuses(convt3d__plan *p, const convt3d__cpu_leaves 
     b.group_units = convt3d__ceil_div(p->desc.groups, b.groups);
     b.parts = 1;
     b.stack = !b.panel && !b.products && p->out_group == 1 && p->axis[1].in_step == 1;
-    b.tall = b.stack && convt3d__cpu_wanted_gap(&p->axis[1]) <= convt3d__max(1, p->axis[1].in / 8);
+    b.tall = b.stack && convt3d__cpu_wanted_gap(p, &b, 1) <= convt3d__max(1, p->axis[1].in / 8);
     b.ic_block = b.stack ? CONVT3D__CPU_IC_STACK : CONVT3D__CPU_IC_BLOCK;
     b.store = p->desc.layout == CONVT3D_NDHWC && !b.panel ? convt3d__cpu_round_up(16, b.rows) : b.rows;
-    b.gap = b.panel ? 0 : convt3d__min(convt3d__cpu_wanted_gap(&p->axis[2]), convt3d__max(8, p->axis[2].in / 4));
+    b.gap = b.panel ? 0 : convt3d__min(convt3d__cpu_wanted_gap(p, &b, 2), convt3d__max(8, p->axis[2].in / 4));
     b.by_phase = (double)(b.store / b.rows) * convt3d__cpu_block_bytes(p, &b) > (double)CONVT3D__CPU_W_BUDGET;
     b.stream = convt3d__cpu_y_type(p) <= CONVT3D_F64 && p->desc.y_stride[4] == 1 && !b.scatter &&
                p->y_count * convt3d__element_size(convt3d__cpu_y_type(p)) >

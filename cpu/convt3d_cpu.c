@@ -1,7 +1,9 @@
 /* convt3d_cpu.c - the fast CPU back end of convt3d.h: geometry, packing, blocking, threads. No instruction-set code.
  *
  * Compile it with the other sources (no -m flags; -fopenmp for threads) and define CONVT3D_CPU_FAST where the
- * implementation of convt3d.h is compiled. Rows of the table: avx512, avx2, neon, portable, as the target has them.
+ * implementation of convt3d.h is compiled. Rows of the table: avx512, avx2, neon, portable, as the target has them,
+ * each for the forward pass and for both parts of the backward pass: dx is a forward problem of another kind (dgrad.h),
+ * dw and dbias have a driver of their own (wgrad.h).
  *
  * IDEA
  *     Outputs of one phase (the same (o + padding) mod stride on every axis) are a dense sum over taps of shifted
@@ -93,6 +95,16 @@ typedef struct convt3d__cpu_panel {
     int64_t taps, channels, positions;
 } convt3d__cpu_panel;
 
+/* Sums over a box of positions: sum[c*n + r] += sum of v[r]*b[c*column] for c < columns and r < n = vectors*LANES, v
+ * and b moving by v_step and b_step from plane to plane, row to row and position to position. With vectors = 0 it is
+ * one sum, of steps 1 along W; unless columns = 0, rows may then be read up to a vector beyond their end. */
+typedef struct convt3d__cpu_outer {
+    const void *v, *b;
+    void *sum;
+    int64_t size[3], v_step[3], b_step[3], column;
+    int32_t vectors, columns;
+} convt3d__cpu_outer;
+
 /* The phases of rows of outputs take their places: to[row*to_pitch + j] = from[j % stride][row % high*from_high + row
  * / high*from_pitch + j / stride] for j < length. With stream set it goes around the caches, where to is larger than
  * they are. Up to CONVT3D__CPU_SLACK values more of from may be read. */
@@ -112,7 +124,12 @@ typedef struct convt3d__cpu_leaves {
     void (*stack[2])(const convt3d__cpu_line *line);
     void (*panel[2][2])(const convt3d__cpu_panel *panel);                 /* by type, then by vectors */
     int32_t lanes[2];                                                      /* of a vector */
+    void (*outer[2])(const convt3d__cpu_outer *outer);                     /* 1 or 2 vectors by up to `positions`
+                                                                              columns, 4 by 3, 8 by 1, 0 by 0 or 1 */
+    int32_t positions;
+    double (*total[2])(const void *values, int64_t n);
     void (*add[2])(void *to, const void *from, int64_t n);
+    void (*evens[2])(void *to, const void *from, int64_t n);               /* to[j] = from[2*j], nothing beyond */
     void (*weave[2])(const convt3d__cpu_weave *weave);
     void (*widen[2])(float *to, const uint16_t *from, int64_t n);          /* f16, bf16 */
     void (*narrow[2])(uint16_t *to, const float *from, int64_t n);
@@ -135,6 +152,7 @@ typedef struct convt3d__cpu_leaves {
 #  include "kernel_neon.h"
 #endif
 
+#include "dgrad.h"
 #include "blocking.h"
 #include "weights.h"
 #include "unit.h"
@@ -143,6 +161,7 @@ typedef struct convt3d__cpu_leaves {
 #include "panels.h"
 #include "lines.h"
 #include "products.h"
+#include "wgrad.h"
 
 /* --------------------------------------------------------------------------------------------------------------------
  * Units
@@ -248,7 +267,7 @@ static convt3d_status convt3d__cpu_run(const convt3d__plan *p, const convt3d__cp
     call.packed = call.workspace + call.b.threads * call.b.thread_bytes;
     call.units = p->desc.batch * call.b.group_units * call.b.parts;
     for (a = 0; a < 3; a++) call.units *= call.b.count[a];
-    threads = (int)convt3d__min(call.b.threads, call.units);
+    threads = (int)convt3d__max(1, convt3d__min(call.b.threads, call.units));
     (void)threads;
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
@@ -266,6 +285,12 @@ static convt3d_status convt3d__cpu_run(const convt3d__plan *p, const convt3d__cp
 static double convt3d__cpu_cost(const convt3d__plan *p, double rate)
 {
     return (double)p->y_count * (double)p->in_group / rate;
+}
+
+/* Where dx has one or two channels a group, forward's stacks and products, on flipped weights, are better. */
+static double convt3d__cpu_dx_cost(const convt3d__plan *p, double rate)
+{
+    return (double)p->x_count * (double)p->out_group / rate * (p->in_group > 2 ? 1 : 2);
 }
 
 #define CONVT3D__CPU_ROW(NAME, LEAVES, MISSING, RATE) \
@@ -286,19 +311,79 @@ static double convt3d__cpu_cost(const convt3d__plan *p, double rate)
         return convt3d__cpu_run(p, &LEAVES, io, error); \
     }
 
+/* The gradient of x: forward's driver on the plan of dgrad.h. */
+static int32_t convt3d__cpu_dx_refuses(convt3d__plan *p, const convt3d__cpu_leaves *leaves, char why[96])
+{
+    convt3d__plan q = convt3d__cpu_dx_plan(p);
+    int32_t refused = convt3d__cpu_refuses(&q, leaves, why);
+    memcpy(p->state, q.state, sizeof p->state);
+    p->pack_variant = q.pack_variant;
+    return refused;
+}
+
+static int64_t convt3d__cpu_dx_workspace(const convt3d__plan *p)
+{
+    convt3d__plan q = convt3d__cpu_dx_plan(p);
+    return convt3d__cpu_workspace(&q);
+}
+
+static int64_t convt3d__cpu_dx_packed(const convt3d__plan *p)
+{
+    convt3d__plan q = convt3d__cpu_dx_plan(p);
+    return convt3d__cpu_packed(&q);
+}
+
+#define CONVT3D__CPU_BACKWARD_ROW(NAME, LEAVES, MISSING, RATE) \
+    static double convt3d__##NAME##_dx_cost(const convt3d__plan *p) { return convt3d__cpu_dx_cost(p, RATE); } \
+    static int32_t convt3d__##NAME##_dx_refuses(convt3d__plan *p, char why[96]) \
+    { \
+        if (MISSING) { convt3d__cpu_reason(why, "this processor has no " #NAME);  return 1; } \
+        return convt3d__cpu_dx_refuses(p, &LEAVES, why); \
+    } \
+    static convt3d_status convt3d__##NAME##_dx_pack(const convt3d__plan *p, const void *w, void *packed, void *stream, \
+                                                    convt3d_error *error) \
+    { \
+        convt3d__plan q = convt3d__cpu_dx_plan(p); \
+        (void)stream; \
+        return convt3d__cpu_pack(&q, &LEAVES, w, packed, error); \
+    } \
+    static convt3d_status convt3d__##NAME##_dx_run(const convt3d__plan *p, const convt3d_io *io, convt3d_error *error) \
+    { \
+        convt3d__plan q = convt3d__cpu_dx_plan(p); \
+        convt3d_io dx = convt3d__cpu_dx_io(io); \
+        return convt3d__cpu_run(&q, &LEAVES, &dx, error); \
+    } \
+    static int32_t convt3d__##NAME##_dw_refuses(convt3d__plan *p, char why[96]) \
+    { \
+        if (MISSING) { convt3d__cpu_reason(why, "this processor has no " #NAME);  return 1; } \
+        return convt3d__cpu_dw_refuses(p, &LEAVES, why); \
+    } \
+    static convt3d_status convt3d__##NAME##_dw_run(const convt3d__plan *p, const convt3d_io *io, convt3d_error *error) \
+    { \
+        return convt3d__cpu_dw_run(p, &LEAVES, io, error); \
+    }
+
 #define CONVT3D__CPU_ENTRY(NAME) \
     {#NAME, CONVT3D_DEVICE_CPU, CONVT3D_FORWARD, 1, convt3d__##NAME##_refuses, convt3d__##NAME##_cost, \
      convt3d__cpu_workspace, convt3d__cpu_packed, convt3d__##NAME##_pack, convt3d__##NAME##_run, NULL, \
-     CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE}
+     CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE}, \
+    {#NAME, CONVT3D_DEVICE_CPU, CONVT3D_BACKWARD_X, 0, convt3d__##NAME##_dx_refuses, convt3d__##NAME##_dx_cost, \
+     convt3d__cpu_dx_workspace, convt3d__cpu_dx_packed, convt3d__##NAME##_dx_pack, convt3d__##NAME##_dx_run, NULL, 0}, \
+    {#NAME, CONVT3D_DEVICE_CPU, CONVT3D_BACKWARD_W, 0, convt3d__##NAME##_dw_refuses, convt3d__##NAME##_cost, \
+     convt3d__cpu_dw_workspace, convt3d__cpu_dw_packed, NULL, convt3d__##NAME##_dw_run, NULL, 0}
 
 #ifdef CONVT3D__CPU_X86
 CONVT3D__CPU_ROW(avx512, convt3d__avx512_leaves, !(convt3d__cpu_processor() & CONVT3D__CPU_HAS_AVX512), 40e9)
+CONVT3D__CPU_BACKWARD_ROW(avx512, convt3d__avx512_leaves, !(convt3d__cpu_processor() & CONVT3D__CPU_HAS_AVX512), 40e9)
 CONVT3D__CPU_ROW(avx2, convt3d__avx2_leaves, !(convt3d__cpu_processor() & CONVT3D__CPU_HAS_AVX2), 20e9)
+CONVT3D__CPU_BACKWARD_ROW(avx2, convt3d__avx2_leaves, !(convt3d__cpu_processor() & CONVT3D__CPU_HAS_AVX2), 20e9)
 #endif
 #ifdef CONVT3D__CPU_NEON
 CONVT3D__CPU_ROW(neon, convt3d__neon_leaves, 0, 10e9)
+CONVT3D__CPU_BACKWARD_ROW(neon, convt3d__neon_leaves, 0, 10e9)
 #endif
 CONVT3D__CPU_ROW(portable, convt3d__portable_leaves, 0, 5e9)
+CONVT3D__CPU_BACKWARD_ROW(portable, convt3d__portable_leaves, 0, 5e9)
 
 const convt3d__backend convt3d__cpu_backends[] = {
 #ifdef CONVT3D__CPU_X86

@@ -28,6 +28,7 @@
 #define LEAF_FMA _mm256_fmadd_ps
 #define LEAF_ADD _mm256_add_ps
 #define LEAF_ZIP(low, high, a, b) convt3d__avx2_zip_f32(&(low), &(high), a, b)
+#define LEAF_EVENS convt3d__avx2_evens_f32
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 5
 #define LEAF_COLUMNS_3 3
@@ -40,6 +41,12 @@
 CONVT3D__CPU_INLINE void convt3d__avx2_stream_f32(float *to, float value)
 {
     _mm_stream_si32((int *)(void *)to, _mm_cvtsi128_si32(_mm_castps_si128(_mm_set_ss(value))));
+}
+
+CONVT3D__CPU_INLINE __m256 convt3d__avx2_evens_f32(__m256 a, __m256 b)
+{
+    __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));       /* a0 a2 b0 b2 a4 a6 b4 b6 */
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xd8));
 }
 
 CONVT3D__CPU_INLINE void convt3d__avx2_zip_f32(__m256 *low, __m256 *high, __m256 a, __m256 b)
@@ -62,6 +69,7 @@ CONVT3D__CPU_INLINE void convt3d__avx2_zip_f32(__m256 *low, __m256 *high, __m256
 #define LEAF_FMA _mm256_fmadd_pd
 #define LEAF_ADD _mm256_add_pd
 #define LEAF_ZIP(low, high, a, b) convt3d__avx2_zip_f64(&(low), &(high), a, b)
+#define LEAF_EVENS convt3d__avx2_evens_f64
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 5
 #define LEAF_COLUMNS_3 3
@@ -74,6 +82,11 @@ CONVT3D__CPU_INLINE void convt3d__avx2_zip_f32(__m256 *low, __m256 *high, __m256
 CONVT3D__CPU_INLINE void convt3d__avx2_stream_f64(double *to, double value)
 {
     _mm_stream_si64((long long *)(void *)to, _mm_cvtsi128_si64(_mm_castpd_si128(_mm_set_sd(value))));
+}
+
+CONVT3D__CPU_INLINE __m256d convt3d__avx2_evens_f64(__m256d a, __m256d b)
+{
+    return _mm256_permute4x64_pd(_mm256_unpacklo_pd(a, b), 0xd8);
 }
 
 CONVT3D__CPU_INLINE void convt3d__avx2_zip_f64(__m256d *low, __m256d *high, __m256d a, __m256d b)
@@ -173,19 +186,19 @@ CONVT3D__CPU_INLINE void convt3d__avx2_square_f64(double *to, int64_t to_pitch, 
 static void convt3d__avx2_transpose_f32(void *to, int64_t to_pitch, const void *from, int64_t from_pitch, int64_t rows,
                                         int64_t columns)
 {
-    int64_t r, c, row, column;
+    int64_t r, c, i, row, column;
     if (rows < 8 || columns < 8) {
         convt3d__portable_transpose_f32(to, to_pitch, from, from_pitch, rows, columns);
         return;
     }
-    for (c = 0; c < columns; c += 8) {
-        column = convt3d__min(c, columns - 8);
-        for (r = 0; r < rows; r += 8) {
-            row = convt3d__min(r, rows - 8);
-            convt3d__avx2_square_f32((float *)to + column * to_pitch + row, to_pitch,
-                                     (const float *)from + row * from_pitch + column, from_pitch);
-        }
-    }
+    for (c = 0; c < columns; c += 16)                   /* a line of the cache, while it is near */
+        for (r = 0; r < rows; r += 8)
+            for (i = c; i < convt3d__min(c + 16, columns); i += 8) {
+                column = convt3d__min(i, columns - 8);
+                row = convt3d__min(r, rows - 8);
+                convt3d__avx2_square_f32((float *)to + column * to_pitch + row, to_pitch,
+                                         (const float *)from + row * from_pitch + column, from_pitch);
+            }
 }
 
 static void convt3d__avx2_transpose_f64(void *to, int64_t to_pitch, const void *from, int64_t from_pitch, int64_t rows,
@@ -220,7 +233,11 @@ static const convt3d__cpu_leaves convt3d__avx2_leaves = {
     {convt3d__avx2_f32_stack, convt3d__avx2_f64_stack},
     {{convt3d__avx2_f32_panel1, convt3d__avx2_f32_panel2}, {convt3d__avx2_f64_panel1, convt3d__avx2_f64_panel2}},
     {8, 4},
+    {convt3d__avx2_f32_outer, convt3d__avx2_f64_outer},
+    6,
+    {convt3d__avx2_f32_total, convt3d__avx2_f64_total},
     {convt3d__avx2_f32_add, convt3d__avx2_f64_add},
+    {convt3d__avx2_f32_evens, convt3d__avx2_f64_evens},
     {convt3d__avx2_f32_weave, convt3d__avx2_f64_weave},
     {convt3d__avx2_widen_f16, convt3d__avx2_widen_bf16},
     {convt3d__avx2_narrow_f16, convt3d__avx2_narrow_bf16},

@@ -19,6 +19,12 @@
 
 CONVT3D__CPU_INLINE __m512 convt3d__avx512_splat_f32(const float *from) { return _mm512_set1_ps(*from); }
 
+CONVT3D__CPU_INLINE __m512 convt3d__avx512_evens_f32(__m512 a, __m512 b)
+{
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(a, even, b);
+}
+
 CONVT3D__CPU_INLINE void convt3d__avx512_zip_f32(__m512 *low, __m512 *high, __m512 a, __m512 b)
 {
     const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
@@ -39,6 +45,7 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f32(__m512 *low, __m512 *high, __m5
 #define LEAF_FMA _mm512_fmadd_ps
 #define LEAF_ADD _mm512_add_ps
 #define LEAF_ZIP(low, high, a, b) convt3d__avx512_zip_f32(&(low), &(high), a, b)
+#define LEAF_EVENS convt3d__avx512_evens_f32
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 8
 #define LEAF_COLUMNS_3 6
@@ -51,6 +58,11 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f32(__m512 *low, __m512 *high, __m5
 #include "kernel_body.h"
 
 CONVT3D__CPU_INLINE __m512d convt3d__avx512_splat_f64(const double *from) { return _mm512_set1_pd(*from); }
+
+CONVT3D__CPU_INLINE __m512d convt3d__avx512_evens_f64(__m512d a, __m512d b)
+{
+    return _mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), b);
+}
 
 CONVT3D__CPU_INLINE void convt3d__avx512_zip_f64(__m512d *low, __m512d *high, __m512d a, __m512d b)
 {
@@ -72,6 +84,7 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f64(__m512d *low, __m512d *high, __
 #define LEAF_FMA _mm512_fmadd_pd
 #define LEAF_ADD _mm512_add_pd
 #define LEAF_ZIP(low, high, a, b) convt3d__avx512_zip_f64(&(low), &(high), a, b)
+#define LEAF_EVENS convt3d__avx512_evens_f64
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 8
 #define LEAF_COLUMNS_3 6
@@ -96,7 +109,11 @@ static const convt3d__cpu_leaves convt3d__avx512_leaves = {
     {{convt3d__avx512_f32_panel1, convt3d__avx512_f32_panel2},
      {convt3d__avx512_f64_panel1, convt3d__avx512_f64_panel2}},
     {16, 8},
+    {convt3d__avx512_f32_outer, convt3d__avx512_f64_outer},
+    8,
+    {convt3d__avx512_f32_total, convt3d__avx512_f64_total},
     {convt3d__avx512_f32_add, convt3d__avx512_f64_add},
+    {convt3d__avx512_f32_evens, convt3d__avx512_f64_evens},
     {convt3d__avx512_f32_weave, convt3d__avx512_f64_weave},
     {convt3d__avx2_widen_f16, convt3d__avx2_widen_bf16},
     {convt3d__avx2_narrow_f16, convt3d__avx2_narrow_bf16},

@@ -9,6 +9,7 @@
  *           LEAF_STREAM_ONE(p, value), LEAF_SPLAT(p): all lanes *p
  *           LEAF_FMA(a, b, c)   a*b + c; LEAF_ADD(a, b)
  *           LEAF_ZIP(low, high, a, b)   low = a0 b0 a1 b1 ..., high = the upper halves likewise
+ *           LEAF_EVENS(a, b)    a0 a2 ... b0 b2 ...
  *           LEAF_COLUMNS_1 ... LEAF_COLUMNS_8   widest tile for so many channels; 0: no such tile
  *           LEAF_POSITIONS      output positions by one or two vectors of channels in a tile, 4 to 8
  *           LEAF_STACK_COLUMNS  vectors in a tile of four rows of one channel, at most 4
@@ -233,6 +234,161 @@ static void LEAF(add)(void *to_void, const void *from_void, int64_t n)
     for (; j < n; j++) to[j] += from[j];
 }
 
+/* ---- sums over positions ---- */
+
+/* Columns by vectors, all in registers from the first position to the last. */
+CONVT3D__CPU_INLINE void LEAF(outer_tile)(const convt3d__cpu_outer *o, const int vectors, const int columns)
+{
+    const LEAF_REAL zero = 0;
+    LEAF_VECTOR sum[8][8], v[8], b[8];
+    LEAF_REAL *to = (LEAF_REAL *)o->sum;
+    const int64_t v_step = o->v_step[2], b_step = o->b_step[2], column = o->column;
+    int64_t d, h, n;
+    int c, i;
+    CONVT3D__CPU_UNROLL
+    for (c = 0; c < columns; c++) {
+        CONVT3D__CPU_UNROLL
+        for (i = 0; i < vectors; i++) sum[c][i] = LEAF_SPLAT(&zero);
+    }
+    for (d = 0; d < o->size[0]; d++) {
+        const LEAF_REAL *row_v = (const LEAF_REAL *)o->v + d * o->v_step[0];
+        const LEAF_REAL *row_b = (const LEAF_REAL *)o->b + d * o->b_step[0];
+        for (h = o->size[1]; h > 0; h--, row_v += o->v_step[1], row_b += o->b_step[1]) {
+            const LEAF_REAL *pv = row_v, *p0 = row_b, *p3 = p0 + 3 * column, *p6 = p3 + 3 * column;
+            for (n = o->size[2]; n > 0; n--, pv += v_step, p0 += b_step, p3 += b_step, p6 += b_step) {
+                if (vectors <= columns) {
+                    CONVT3D__CPU_UNROLL
+                    for (i = 0; i < vectors; i++) v[i] = LEAF_LOAD(pv + i * LEAF_LANES);
+                    CONVT3D__CPU_UNROLL
+                    for (c = 0; c < columns; c++) {
+                        b[0] = LEAF_SPLAT((c < 3 ? p0 : c < 6 ? p3 : p6) + c % 3 * column);
+                        CONVT3D__CPU_UNROLL
+                        for (i = 0; i < vectors; i++) sum[c][i] = LEAF_FMA(v[i], b[0], sum[c][i]);
+                    }
+                } else {
+                    CONVT3D__CPU_UNROLL
+                    for (c = 0; c < columns; c++) b[c] = LEAF_SPLAT(p0 + c * column);
+                    CONVT3D__CPU_UNROLL
+                    for (i = 0; i < vectors; i++) {
+                        v[0] = LEAF_LOAD(pv + i * LEAF_LANES);
+                        CONVT3D__CPU_UNROLL
+                        for (c = 0; c < columns; c++) sum[c][i] = LEAF_FMA(v[0], b[c], sum[c][i]);
+                    }
+                }
+            }
+        }
+    }
+    CONVT3D__CPU_UNROLL
+    for (c = 0; c < columns; c++) {
+        CONVT3D__CPU_UNROLL
+        for (i = 0; i < vectors; i++, to += LEAF_LANES) LEAF_STORE(to, LEAF_ADD(LEAF_LOAD(to), sum[c][i]));
+    }
+}
+
+CONVT3D__CPU_INLINE LEAF_REAL LEAF(across)(LEAF_VECTOR v)
+{
+    LEAF_REAL lane[LEAF_LANES], sum = 0;
+    int i;
+    LEAF_STORE(lane, v);
+    for (i = 0; i < LEAF_LANES; i++) sum += lane[i];
+    return sum;
+}
+
+/* One sum, its vectors along W; rows end in zeros where they may be read beyond their end. */
+static void LEAF(dot)(const convt3d__cpu_outer *o)
+{
+    const LEAF_REAL zero = 0;
+    LEAF_VECTOR sum[4];
+    LEAF_REAL rest = 0;
+    int64_t d, h, j, n = o->size[2];
+    int i;
+    for (i = 0; i < 4; i++) sum[i] = LEAF_SPLAT(&zero);
+    for (d = 0; d < o->size[0]; d++)
+        for (h = 0; h < o->size[1]; h++) {
+            const LEAF_REAL *v = (const LEAF_REAL *)o->v + d * o->v_step[0] + h * o->v_step[1];
+            const LEAF_REAL *b = (const LEAF_REAL *)o->b + d * o->b_step[0] + h * o->b_step[1];
+            if (o->columns == 0) {
+                for (j = 0; j < n; j++) rest += v[j] * b[j];
+                continue;
+            }
+            for (j = 0; j + 3 * LEAF_LANES < n; j += 4 * LEAF_LANES) {
+                CONVT3D__CPU_UNROLL
+                for (i = 0; i < 4; i++)
+                    sum[i] = LEAF_FMA(LEAF_LOAD(v + j + i * LEAF_LANES), LEAF_LOAD(b + j + i * LEAF_LANES), sum[i]);
+            }
+            if (j < n) sum[0] = LEAF_FMA(LEAF_LOAD(v + j), LEAF_LOAD(b + j), sum[0]);
+            j += LEAF_LANES;
+            if (j < n) sum[1] = LEAF_FMA(LEAF_LOAD(v + j), LEAF_LOAD(b + j), sum[1]);
+            j += LEAF_LANES;
+            if (j < n) sum[2] = LEAF_FMA(LEAF_LOAD(v + j), LEAF_LOAD(b + j), sum[2]);
+        }
+    rest += LEAF(across)(LEAF_ADD(LEAF_ADD(sum[0], sum[1]), LEAF_ADD(sum[2], sum[3])));
+    *(LEAF_REAL *)o->sum += rest;
+}
+
+static void LEAF(outer)(const convt3d__cpu_outer *o)
+{
+    switch (o->vectors * 16 + o->columns) {
+    case 0x00: case 0x01: LEAF(dot)(o);  return;
+    case 0x11: LEAF(outer_tile)(o, 1, 1);  return;
+    case 0x12: LEAF(outer_tile)(o, 1, 2);  return;
+    case 0x13: LEAF(outer_tile)(o, 1, 3);  return;
+    case 0x14: LEAF(outer_tile)(o, 1, 4);  return;
+    case 0x15: LEAF(outer_tile)(o, 1, 5);  return;
+    case 0x16: LEAF(outer_tile)(o, 1, 6);  return;
+    case 0x17: LEAF(outer_tile)(o, 1, 7);  return;
+    case 0x18: LEAF(outer_tile)(o, 1, 8);  return;
+    case 0x21: LEAF(outer_tile)(o, 2, 1);  return;
+    case 0x22: LEAF(outer_tile)(o, 2, 2);  return;
+    case 0x23: LEAF(outer_tile)(o, 2, 3);  return;
+    case 0x24: LEAF(outer_tile)(o, 2, 4);  return;
+    case 0x25: LEAF(outer_tile)(o, 2, 5);  return;
+    case 0x26: LEAF(outer_tile)(o, 2, 6);  return;
+#if LEAF_POSITIONS >= 8
+    case 0x27: LEAF(outer_tile)(o, 2, 7);  return;
+    case 0x28: LEAF(outer_tile)(o, 2, 8);  return;
+#endif
+    case 0x41: LEAF(outer_tile)(o, 4, 1);  return;
+    case 0x42: LEAF(outer_tile)(o, 4, 2);  return;
+    case 0x43: LEAF(outer_tile)(o, 4, 3);  return;
+    case 0x81: LEAF(outer_tile)(o, 8, 1);  return;
+    default: return;
+    }
+}
+
+/* The sum of n values: in vectors, up to 64 of them at a time, then in double. */
+static double LEAF(total)(const void *values, int64_t n)
+{
+    const LEAF_REAL *from = (const LEAF_REAL *)values, zero = 0;
+    LEAF_VECTOR sum[4];
+    double total = 0;
+    int64_t j = 0, end;
+    int i;
+    while (n - j >= 4 * LEAF_LANES) {
+        end = convt3d__min(n, j + 64 * LEAF_LANES);
+        CONVT3D__CPU_UNROLL
+        for (i = 0; i < 4; i++) sum[i] = LEAF_SPLAT(&zero);
+        for (; j + 4 * LEAF_LANES <= end; j += 4 * LEAF_LANES) {
+            CONVT3D__CPU_UNROLL
+            for (i = 0; i < 4; i++) sum[i] = LEAF_ADD(sum[i], LEAF_LOAD(from + j + i * LEAF_LANES));
+        }
+        total += (double)LEAF(across)(LEAF_ADD(LEAF_ADD(sum[0], sum[1]), LEAF_ADD(sum[2], sum[3])));
+    }
+    for (; j < n; j++) total += (double)from[j];
+    return total;
+}
+
+/* to[j] = from[2*j] for j < n; from[2*n - 1] is not read. */
+static void LEAF(evens)(void *to_void, const void *from_void, int64_t n)
+{
+    LEAF_REAL *to = (LEAF_REAL *)to_void;
+    const LEAF_REAL *from = (const LEAF_REAL *)from_void;
+    int64_t j;
+    for (j = 0; j + LEAF_LANES < n; j += LEAF_LANES)
+        LEAF_STORE(to + j, LEAF_EVENS(LEAF_LOAD(from + 2 * j), LEAF_LOAD(from + 2 * j + LEAF_LANES)));
+    for (; j < n; j++) to[j] = from[2 * j];
+}
+
 /* ---- rows of outputs ---- */
 
 CONVT3D__CPU_INLINE void LEAF(put)(LEAF_REAL *to, LEAF_VECTOR v, const int stream)
@@ -360,6 +516,7 @@ static void LEAF(weave)(const convt3d__cpu_weave *w)
 #undef LEAF_FMA
 #undef LEAF_ADD
 #undef LEAF_ZIP
+#undef LEAF_EVENS
 #undef LEAF_COLUMNS_1
 #undef LEAF_COLUMNS_2
 #undef LEAF_COLUMNS_3

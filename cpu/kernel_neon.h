@@ -30,6 +30,7 @@ CONVT3D__CPU_INLINE void convt3d__neon_zip_f32(float32x4_t *low, float32x4_t *hi
 #define LEAF_FMA convt3d__neon_fma_f32
 #define LEAF_ADD vaddq_f32
 #define LEAF_ZIP(low, high, a, b) convt3d__neon_zip_f32(&(low), &(high), a, b)
+#define LEAF_EVENS vuzp1q_f32
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 8
 #define LEAF_COLUMNS_3 6
@@ -64,6 +65,7 @@ CONVT3D__CPU_INLINE void convt3d__neon_zip_f64(float64x2_t *low, float64x2_t *hi
 #define LEAF_FMA convt3d__neon_fma_f64
 #define LEAF_ADD vaddq_f64
 #define LEAF_ZIP(low, high, a, b) convt3d__neon_zip_f64(&(low), &(high), a, b)
+#define LEAF_EVENS vuzp1q_f64
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 8
 #define LEAF_COLUMNS_3 6
@@ -101,7 +103,11 @@ static const convt3d__cpu_leaves convt3d__neon_leaves = {
     {convt3d__neon_f32_stack, convt3d__neon_f64_stack},
     {{convt3d__neon_f32_panel1, convt3d__neon_f32_panel2}, {convt3d__neon_f64_panel1, convt3d__neon_f64_panel2}},
     {4, 2},
+    {convt3d__neon_f32_outer, convt3d__neon_f64_outer},
+    8,
+    {convt3d__neon_f32_total, convt3d__neon_f64_total},
     {convt3d__neon_f32_add, convt3d__neon_f64_add},
+    {convt3d__neon_f32_evens, convt3d__neon_f64_evens},
     {convt3d__neon_f32_weave, convt3d__neon_f64_weave},
     {convt3d__neon_widen_f16, convt3d__portable_widen_bf16},
     {convt3d__neon_narrow_f16, convt3d__portable_narrow_bf16},

@@ -62,6 +62,18 @@ CONVT3D__CPU_INLINE convt3d__portable_f64 convt3d__portable_splat_f64(const doub
 #endif
 }
 
+CONVT3D__CPU_INLINE convt3d__portable_f32 convt3d__portable_evens_f32(convt3d__portable_f32 a, convt3d__portable_f32 b)
+{
+    const int lanes = (int)(sizeof a / sizeof(float));
+    float from[8], to[4];
+    int i;
+    memcpy(from, &a, sizeof a);
+    memcpy(from + lanes, &b, sizeof b);
+    for (i = 0; i < lanes; i++) to[i] = from[2 * i];
+    memcpy(&a, to, sizeof a);
+    return a;
+}
+
 CONVT3D__CPU_INLINE void convt3d__portable_zip_f32(convt3d__portable_f32 *low, convt3d__portable_f32 *high,
                                                     convt3d__portable_f32 a, convt3d__portable_f32 b)
 {
@@ -76,6 +88,18 @@ CONVT3D__CPU_INLINE void convt3d__portable_zip_f32(convt3d__portable_f32 *low, c
     }
     memcpy(low, to, sizeof a);
     memcpy(high, to + lanes, sizeof a);
+}
+
+CONVT3D__CPU_INLINE convt3d__portable_f64 convt3d__portable_evens_f64(convt3d__portable_f64 a, convt3d__portable_f64 b)
+{
+    const int lanes = (int)(sizeof a / sizeof(double));
+    double from[8], to[4];
+    int i;
+    memcpy(from, &a, sizeof a);
+    memcpy(from + lanes, &b, sizeof b);
+    for (i = 0; i < lanes; i++) to[i] = from[2 * i];
+    memcpy(&a, to, sizeof a);
+    return a;
 }
 
 CONVT3D__CPU_INLINE void convt3d__portable_zip_f64(convt3d__portable_f64 *low, convt3d__portable_f64 *high,
@@ -106,6 +130,7 @@ CONVT3D__CPU_INLINE void convt3d__portable_zip_f64(convt3d__portable_f64 *low, c
 #define LEAF_FMA(a, b, c) ((a) * (b) + (c))
 #define LEAF_ADD(a, b) ((a) + (b))
 #define LEAF_ZIP(low, high, a, b) convt3d__portable_zip_f32(&(low), &(high), a, b)
+#define LEAF_EVENS convt3d__portable_evens_f32
 #define LEAF_COLUMNS_1 4
 #define LEAF_COLUMNS_2 4
 #define LEAF_COLUMNS_3 3
@@ -129,6 +154,7 @@ CONVT3D__CPU_INLINE void convt3d__portable_zip_f64(convt3d__portable_f64 *low, c
 #define LEAF_FMA(a, b, c) ((a) * (b) + (c))
 #define LEAF_ADD(a, b) ((a) + (b))
 #define LEAF_ZIP(low, high, a, b) convt3d__portable_zip_f64(&(low), &(high), a, b)
+#define LEAF_EVENS convt3d__portable_evens_f64
 #define LEAF_COLUMNS_1 4
 #define LEAF_COLUMNS_2 4
 #define LEAF_COLUMNS_3 3
@@ -251,7 +277,11 @@ static const convt3d__cpu_leaves convt3d__portable_leaves = {
      {convt3d__portable_f64_panel1, convt3d__portable_f64_panel2}},
     {(int32_t)(sizeof(convt3d__portable_f32) / sizeof(float)),
      (int32_t)(sizeof(convt3d__portable_f64) / sizeof(double))},
+    {convt3d__portable_f32_outer, convt3d__portable_f64_outer},
+    4,
+    {convt3d__portable_f32_total, convt3d__portable_f64_total},
     {convt3d__portable_f32_add, convt3d__portable_f64_add},
+    {convt3d__portable_f32_evens, convt3d__portable_f64_evens},
     {convt3d__portable_f32_weave, convt3d__portable_f64_weave},
     {convt3d__portable_widen_f16, convt3d__portable_widen_bf16},
     {convt3d__portable_narrow_f16, convt3d__portable_narrow_bf16},

@@ -36,7 +36,7 @@ static void convt3d__cpu_sum_stretches(const convt3d__cpu_unit *u, const convt3d
     int64_t columns = line->length, row, j, n;
     convt3d__taps width, height;
     for (row = 0; row < run->rows; row++) {
-        height = convt3d__taps_of(&u->p->axis[1], run->oh + row * u->p->axis[1].stride, 1);
+        height = convt3d__cpu_taps_of(&u->p->axis[1], run->oh + row * u->p->axis[1].stride, 1);
         line->height = height.count;
         for (j = 0; j < columns; j += n) {
             n = convt3d__cpu_equal_taps(a, (u->first[2] + j) * a->stride + phase, columns - j, &width);
@@ -136,7 +136,7 @@ static void convt3d__cpu_list_run(const convt3d__cpu_unit *u, convt3d__cpu_sheet
         run->tap[phase] = sheet->list;
         run->taps[phase] = 0;
         if (columns <= 0) continue;
-        width = convt3d__taps_of(a, u->first[2] * a->stride + phase, columns);
+        width = convt3d__cpu_taps_of(a, u->first[2] * a->stride + phase, columns);
         run->taps[phase] = convt3d__cpu_list_taps(u, &sheet->depth, &run->height, &width, sheet->list);
         sheet->list += run->taps[phase];
     }
@@ -153,7 +153,7 @@ static void convt3d__cpu_unit_rows(const convt3d__cpu_unit *u, int64_t od, int64
     sheet.runs = 0;
     sheet.list = u->tap;
     sheet.whole = phases == convt3d__cpu_phases(a);
-    sheet.depth = convt3d__taps_of(&u->p->axis[0], od, 1);
+    sheet.depth = convt3d__cpu_taps_of(&u->p->axis[0], od, 1);
     for (i = 0; i < phases; i++) {
         last = convt3d__min(u->end[1], convt3d__ceil_div(a->out - phase - i, a->stride));
         for (position = u->first[1]; position < last; position += sheet.run[sheet.runs++].rows) {

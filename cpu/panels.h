@@ -9,36 +9,13 @@
 #ifndef CONVT3D_CPU_PANELS_H
 #define CONVT3D_CPU_PANELS_H
 
-/* One row of x as [width][channel]. */
-static void convt3d__cpu_panel_row(const convt3d__cpu_unit *u, char *to, int64_t from)
-{
-    const convt3d__plan *p = u->p;
-    const int64_t *stride = p->desc.x_stride;
-    int64_t real = convt3d__cpu_real_size(p), n = u->in_end[2] - u->in_first[2], i, j, m, k, channels = p->in_group;
-    int32_t type = p->desc.dtype;
-    double part[8 * 64];
-    if (stride[4] != 1) {
-        for (i = 0; i < n; i++)
-            convt3d__cpu_gather(u->leaves, type, to + i * channels * real,
-                                convt3d__cpu_element(u->io->x, type, from + i * stride[4]), stride[1], channels);
-    } else if (type <= CONVT3D_F64) {
-        u->leaves->transpose[type == CONVT3D_F64](to, channels, convt3d__cpu_element(u->io->x, type, from), stride[1],
-                                                  channels, n);
-    } else for (j = 0; j < n; j += 64)
-        for (i = 0, m = convt3d__min(64, n - j); i < channels; i += 8) {
-            for (k = 0; k < convt3d__min(8, channels - i); k++)
-                convt3d__cpu_gather(u->leaves, type, (float *)(void *)part + k * 64,
-                                    convt3d__cpu_element(u->io->x, type, from + (i + k) * stride[1] + j), 1, m);
-            u->leaves->transpose[0](to + (j * channels + i) * real, channels, part, 64, k, m);
-        }
-}
-
 /* x packed as [depth][height][width][channel], or where it is. */
 static void convt3d__cpu_panel_x(convt3d__cpu_unit *u)
 {
     const convt3d__plan *p = u->p;
     const int64_t *stride = p->desc.x_stride;
-    int64_t real = convt3d__cpu_real_size(p), id, ih, first = u->n * stride[0] + u->group * p->in_group * stride[1];
+    int64_t real = convt3d__cpu_real_size(p), id, ih, n, rows;
+    int64_t first = u->n * stride[0] + u->group * p->in_group * stride[1];
     u->column = p->in_group;
     u->pitch = u->b->pitch;
     if (u->b->in_place) {
@@ -49,11 +26,16 @@ static void convt3d__cpu_panel_x(convt3d__cpu_unit *u)
         u->column = stride[4];
         return;
     }
+    n = u->in_end[2] - u->in_first[2];
+    rows = n == stride[3] && n * u->column == u->pitch ? u->in_end[1] - u->in_first[1] : 1;     /* end to end */
     for (id = u->in_first[0]; id < u->in_end[0]; id++)
-        for (ih = u->in_first[1]; ih < u->in_end[1] && u->in_first[2] < u->in_end[2]; ih++)
-            convt3d__cpu_panel_row(u, u->x + ((id - u->in_first[0]) * u->plane +
-                                              (ih - u->in_first[1]) * u->pitch) * real,
-                                   first + id * stride[2] + ih * stride[3] + u->in_first[2] * stride[4]);
+        for (ih = u->in_first[1]; ih < u->in_end[1] && n > 0; ih += rows) {
+            char *to = u->x + ((id - u->in_first[0]) * u->plane + (ih - u->in_first[1]) * u->pitch) * real;
+            int64_t from = first + id * stride[2] + ih * stride[3] + u->in_first[2] * stride[4];
+            convt3d__cpu_gather_columns(u->leaves, p->desc.dtype, to, p->in_group,
+                                        convt3d__cpu_element(u->io->x, p->desc.dtype, from), stride[1], stride[4],
+                                        p->in_group, rows * n);
+        }
 }
 
 /* The sums of the listed positions, which have equal taps, for one block of channels. */
@@ -95,7 +77,8 @@ static void convt3d__cpu_panel_stretch(const convt3d__cpu_unit *u, const convt3d
             columns = convt3d__min(n - part, CONVT3D__CPU_LIST);
             for (r = 0; r < rows; r++)
                 for (c = 0; c < columns; c++)
-                    u->at[r * columns + c] = (row + r) * u->pitch + (part + c) * u->column;
+                    u->at[r * columns + c] = (row + r) * u->pitch * convt3d__cpu_step(&u->p->axis[1]) +
+                                             (part + c) * u->column * convt3d__cpu_step(&u->p->axis[2]);
             convt3d__cpu_sum_panel(u, block, taps, rows * columns);
             for (r = 0; r < rows; r++)
                 u->leaves->transpose[u->p->desc.dtype == CONVT3D_F64](
@@ -141,11 +124,12 @@ static void convt3d__cpu_panel_box(const convt3d__cpu_unit *u, int64_t block, co
                                    int64_t taps)
 {
     const convt3d__axis *a = u->p->axis;
-    int64_t d, h, w, n = 0;
+    int64_t plane = u->plane * convt3d__cpu_step(&a[0]), pitch = u->pitch * convt3d__cpu_step(&a[1]);
+    int64_t column = u->column * convt3d__cpu_step(&a[2]), d, h, w, n = 0;
     for (d = 0; d < size[0]; d++)
         for (h = 0; h < size[1]; h++)
             for (w = 0; w < size[2]; w++) {
-                u->at[n] = d * u->plane + h * u->pitch + w * u->column;
+                u->at[n] = d * plane + h * pitch + w * column;
                 u->place[n].od = o[0] + d * a[0].stride;
                 u->place[n].oh = o[1] + h * a[1].stride;
                 u->place[n].ow = o[2] + w * a[2].stride;

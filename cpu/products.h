@@ -20,7 +20,8 @@ static void convt3d__cpu_products_x(const convt3d__cpu_unit *u, int64_t id, int6
         char *to = u->x + row * u->pitch * real;
         from = u->n * stride[0] + u->group * p->in_group * stride[1] + id * stride[2] + (ih + row) * stride[3] +
                u->in_first[2] * stride[4];
-        if (stride[1] == 1 && p->in_group > 1 && stride[4] != 1) convt3d__cpu_pack_columns(u, to, from, p->in_group);
+        if (stride[1] == 1 && p->in_group > 1 && stride[4] != 1)
+            convt3d__cpu_pack_columns(u, to, from, p->in_group, u->pitch);
         else for (c = 0; c < p->in_group; c++)
             convt3d__cpu_gather(u->leaves, p->desc.dtype, to + c * u->b->x_pitch * real,
                                 convt3d__cpu_element(u->io->x, p->desc.dtype, from + c * stride[1]), stride[4],

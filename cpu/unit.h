@@ -21,7 +21,8 @@ typedef struct convt3d__cpu_unit {
     int64_t block, block_end;           /* of the unit's groups, all in one row: group*blocks + block */
     int64_t first[3], end[3];           /* positions */
     int64_t in_first[3], in_end[3];     /* inputs packed */
-    int64_t plane, pitch, column;       /* of packed x: from depth to depth, row to row, column to column */
+    int64_t plane, pitch, column;       /* of packed x: from depth to depth, row to row, column to column, */
+    int64_t split[3], part[3];          /* along each axis: phases that lie side by side, from one to the next */
     int64_t sum_row;                    /* from row to row of sums */
     int32_t narrow;                     /* W is mostly border: rows are cut into stretches of equal taps */
 } convt3d__cpu_unit;
@@ -29,14 +30,14 @@ typedef struct convt3d__cpu_unit {
 /* The inputs that the unit's positions read along each axis, and whether rows have room for W's zeros. */
 static void convt3d__cpu_unit_inputs(convt3d__cpu_unit *u)
 {
-    int64_t i, low = 0, high = 0, zeros;
+    int64_t low = 0, high = 0, zeros, extent;
+    int i;
     for (i = 0; i < 3; i++) {
-        const convt3d__axis *a = &u->p->axis[i];
-        int64_t o = u->first[i] * a->stride, last = convt3d__min(u->end[i] * a->stride, a->out) - 1;
-        low = convt3d__ceil_div(o + a->padding - (a->kernel - 1) * a->dilation, a->stride);
-        high = convt3d__floor_div(last + a->padding, a->stride) + 1;
-        u->in_first[i] = convt3d__min(convt3d__max(low, 0), a->in);
-        u->in_end[i] = convt3d__max(u->in_first[i], convt3d__min(high, a->in));
+        u->split[i] = convt3d__cpu_split(u->p, u->b, i) ? u->p->axis[i].gcd : 1;
+        convt3d__cpu_window(&u->p->axis[i], u->split[i] > 1, u->first[i], u->end[i], &low, &high);
+        extent = convt3d__cpu_extent(u->p, u->b, i);
+        u->in_first[i] = convt3d__min(convt3d__max(low, 0), extent);
+        u->in_end[i] = convt3d__max(u->in_first[i], convt3d__min(high, extent));
         if (i == 1 && u->b->tall) { u->in_first[i] = low;  u->in_end[i] = convt3d__max(low, high); }
     }
     zeros = convt3d__max(u->in_first[2] - low, high - u->in_end[2]);
@@ -44,64 +45,74 @@ static void convt3d__cpu_unit_inputs(convt3d__cpu_unit *u)
     u->pitch = convt3d__max(u->in_end[2] - u->in_first[2] + (u->narrow ? 0 : zeros), u->end[2] - u->first[2]);
     u->plane = u->b->plane;
     u->column = 1;
+    u->part[2] = (u->in_end[1] - u->in_first[1]) * u->pitch;
+    u->part[1] = u->split[2] * u->part[2];
     u->sum_row = convt3d__cpu_sum_row(u->b, u->end[2] - u->first[2], u->pitch);
 }
 
-/* One row of one channel, zeros behind it. */
-static void convt3d__cpu_pack_row(const convt3d__cpu_unit *u, char *to, int64_t from)
+/* Where packed x has input i of an axis, relative to the first one packed; `step` from one to the next. */
+static int64_t convt3d__cpu_x_at(const convt3d__cpu_unit *u, int axis, int64_t i, int64_t step)
 {
-    int64_t real = convt3d__cpu_real_size(u->p), n = u->in_end[2] - u->in_first[2];
-    convt3d__cpu_gather(u->leaves, u->p->desc.dtype, to, convt3d__cpu_element(u->io->x, u->p->desc.dtype, from),
-                    u->p->desc.x_stride[4], n);
+    if (u->split[axis] == 1) return (i - u->in_first[axis]) * step;
+    return convt3d__floor_mod(i, u->split[axis]) * u->part[axis] +
+           (convt3d__floor_div(i, u->split[axis]) - u->in_first[axis]) * step;
+}
+
+/* n columns of one row of one channel, zeros behind them. */
+static void convt3d__cpu_pack_row(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t n)
+{
+    int64_t real = convt3d__cpu_real_size(u->p);
+    if (n > 0)
+        convt3d__cpu_gather(u->leaves, u->p->desc.dtype, to, convt3d__cpu_element(u->io->x, u->p->desc.dtype, from),
+                            u->p->desc.x_stride[4] * u->split[2], n);
     memset(to + n * real, 0, (size_t)((u->pitch - n) * real));
 }
 
-/* One row of all channels where channels lie side by side: 16 columns of 64 channels at a time, transposed. */
-static void convt3d__cpu_pack_columns(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t channels)
+/* The same of all channels where they lie side by side. */
+static void convt3d__cpu_pack_columns(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t channels, int64_t n)
 {
     const convt3d__plan *p = u->p;
-    int64_t real = convt3d__cpu_real_size(p), n = u->in_end[2] - u->in_first[2], pitch = u->b->x_pitch, j, k, c;
-    int32_t type = p->desc.dtype;
-    double wide[16 * 64];
-    for (c = 0; c < channels; c += 64)
-        for (j = 0; j < n; j += 16) {
-            int64_t columns = convt3d__min(16, n - j), width = convt3d__min(64, channels - c);
-            for (k = 0; k < columns; k++) {
-                const void *at = convt3d__cpu_element(u->io->x, type, from + c + (j + k) * p->desc.x_stride[4]);
-                convt3d__cpu_gather(u->leaves, type, (char *)wide + k * 64 * real, at, 1, width);
-            }
-            u->leaves->transpose[type == CONVT3D_F64](to + (c * pitch + j) * real, pitch, wide, 64, columns, width);
-        }
+    int64_t real = convt3d__cpu_real_size(p), pitch = u->b->x_pitch, c;
+    convt3d__cpu_gather_lines(u->leaves, p->desc.dtype, to, pitch, convt3d__cpu_element(u->io->x, p->desc.dtype, from),
+                              p->desc.x_stride[4] * u->split[2], channels, n);
     for (c = 0; c < channels; c++) memset(to + (c * pitch + n) * real, 0, (size_t)((u->pitch - n) * real));
+}
+
+/* One row of all channels, its columns of one phase: those from `iw` on; `from` is its first element. */
+static void convt3d__cpu_pack_phase(const convt3d__cpu_unit *u, char *row, int64_t from, int64_t ih, int64_t iw)
+{
+    const convt3d__plan *p = u->p;
+    const int64_t *stride = p->desc.x_stride;
+    int64_t real = convt3d__cpu_real_size(p), channels = u->groups * p->in_group, c, n;
+    n = convt3d__ceil_div(p->axis[2].in - iw, u->split[2]);
+    n = convt3d__max(0, convt3d__min(n, u->in_end[2] - u->in_first[2]));
+    if (ih < 0 || ih >= p->axis[1].in) n = 0;           /* a row of zeros */
+    from += iw * stride[4];
+    if (n > 0 && stride[1] == 1 && channels > 1 && stride[4] != 1)
+        convt3d__cpu_pack_columns(u, row, from + ih * stride[3], channels, n);
+    else for (c = 0; c < channels; c++)
+        convt3d__cpu_pack_row(u, row + c * u->b->x_pitch * real, from + ih * stride[3] + c * stride[1], n);
 }
 
 static void convt3d__cpu_pack_x(const convt3d__cpu_unit *u)
 {
     const convt3d__plan *p = u->p;
     const int64_t *stride = p->desc.x_stride;
-    int64_t real = convt3d__cpu_real_size(p), channels = u->groups * p->in_group, id, ih, c;
-    int64_t rows = u->in_end[1] - u->in_first[1];
+    int64_t real = convt3d__cpu_real_size(p), channels = u->groups * p->in_group, id, ih, c, ph, pw;
+    int64_t used = u->split[1] * u->part[1];
     if (u->in_first[2] == u->in_end[2]) return;
     for (c = 1; c <= u->b->gap; c++) memset(u->x - c * real, 0, (size_t)real);
     for (id = u->in_first[0]; id < u->in_end[0]; id++) {
         char *plane = u->x + (id - u->in_first[0]) * u->b->plane * real;
-        int64_t from = u->n * stride[0] + u->group * p->in_group * stride[1] + id * stride[2] +
-                       u->in_first[2] * stride[4];
-        for (ih = u->in_first[1]; ih < u->in_end[1]; ih++) {
-            char *row = plane + (ih - u->in_first[1]) * u->pitch * real;
-            if (ih < 0 || ih >= p->axis[1].in) {        /* tall */
-                for (c = 0; c < channels; c++)
-                    memset(row + c * u->b->x_pitch * real, 0, (size_t)(u->pitch * real));
-                continue;
-            }
-            if (stride[1] == 1 && channels > 1 && stride[4] != 1)
-                convt3d__cpu_pack_columns(u, row, from + ih * stride[3], channels);
-            else for (c = 0; c < channels; c++)
-                convt3d__cpu_pack_row(u, row + c * u->b->x_pitch * real, from + ih * stride[3] + c * stride[1]);
-        }
+        int64_t from = u->n * stride[0] + u->group * p->in_group * stride[1] + id * stride[2];
+        for (ih = u->in_first[1]; ih < u->in_end[1]; ih++)
+            for (ph = 0; ph < u->split[1]; ph++)
+                for (pw = 0; pw < u->split[2]; pw++)
+                    convt3d__cpu_pack_phase(u, plane + (ph * u->part[1] + pw * u->part[2] +
+                                                        (ih - u->in_first[1]) * u->pitch) * real,
+                                            from, ih * u->split[1] + ph, u->in_first[2] * u->split[2] + pw);
         for (c = 0; c < channels; c++)
-            memset(plane + (c * u->b->x_pitch + rows * u->pitch) * real, 0,
-                   (size_t)((u->b->x_pitch - rows * u->pitch) * real));
+            memset(plane + (c * u->b->x_pitch + used) * real, 0, (size_t)((u->b->x_pitch - used) * real));
     }
 }
 
@@ -110,13 +121,20 @@ static void convt3d__cpu_pack_x(const convt3d__cpu_unit *u)
 static int64_t convt3d__cpu_equal_taps(const convt3d__axis *a, int64_t o, int64_t n, convt3d__taps *taps)
 {
     int64_t i;
-    *taps = convt3d__taps_of(a, o, 1);
+    *taps = convt3d__cpu_taps_of(a, o, 1);
+    if (taps->count > 0 && a->in_step < 0) {            /* until the last tap leaves or one enters */
+        int64_t last = taps->k + taps->count - 1;
+        n = convt3d__min(n, convt3d__floor_div(a->in - 1 + a->padding - last * a->dilation, a->gcd) - o + 1);
+        if (taps->k > 0)
+            n = convt3d__min(n, convt3d__ceil_div(a->padding - (taps->k - 1) * a->dilation, a->gcd) - o);
+        return n;
+    }
     if (taps->count > 0) {
         n = convt3d__min(n, a->in - taps->i);
         if (taps->k + taps->count * a->tap_step < a->kernel) n = convt3d__min(n, taps->count * a->in_step - taps->i);
         return n;
     }
-    for (i = 1; i < n && convt3d__taps_of(a, o + i * a->stride, 1).count == 0; i++) { }
+    for (i = 1; i < n && convt3d__cpu_taps_of(a, o + i * a->stride, 1).count == 0; i++) { }
     return i;
 }
 
@@ -141,11 +159,11 @@ static int64_t convt3d__cpu_list_taps(const convt3d__cpu_unit *u, const convt3d_
     int64_t i, j, k, n = 0, high = u->b->stack ? convt3d__min(h->count, 1) : h->count;
     for (i = 0; i < d->count; i++)
         for (j = 0; j < high; j++) {
-            int64_t id = d->i - i * a[0].in_step - u->in_first[0], ih = h->i - j * a[1].in_step - u->in_first[1];
+            int64_t at = convt3d__cpu_x_at(u, 0, d->i - i * a[0].in_step, u->plane) +
+                         convt3d__cpu_x_at(u, 1, h->i - j * a[1].in_step, u->pitch);
             int64_t tap = ((d->k + i * a[0].tap_step) * a[1].kernel + h->k + j * a[1].tap_step) * a[2].kernel;
             for (k = 0; k < w->count; k++, n++) {
-                list[n].x = id * u->plane + ih * u->pitch +
-                            (w->i - k * a[2].in_step - u->in_first[2]) * u->column;
+                list[n].x = at + convt3d__cpu_x_at(u, 2, w->i - k * a[2].in_step, u->column);
                 list[n].w = tap + w->k + k * a[2].tap_step;
             }
         }
