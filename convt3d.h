@@ -72,7 +72,8 @@
  *         CONVT3D_SAVES_CONVOLUTION  the forward pass also writes io.saved, the convolution's output before the list
  *                                    (y's shape, dense in desc.layout, desc.dtype); the list goes on from these rounded
  *                                    values, so that both passes see the same. Backward reads it.
- *     Residuals must still be there for MULTIPLY, and for ADD where a curved entry or a normalisation follows.
+ *     Residuals must still be there for MULTIPLY and, with SAVES_CONVOLUTION, for ADD where a curved entry or a
+ *     normalisation follows; so y must not have been the residual of such an entry.
  *     A normalisation's gradient goes through its mean and variance. Slopes at corners are PyTorch's. Slabs are for the
  *     forward pass.
  *
@@ -87,8 +88,9 @@
  *     y       [batch, out_channels, output size...]   laid out as desc.layout or desc.y_stride says
  *     All have the type desc.dtype. f16 and bf16 are bit patterns in uint16_t. An empty tensor may be NULL.
  *     y must not overlap x, w, bias, workspace or, but for one residual, a tensor of the list; channel slices of one
- *     buffer that interleave without sharing an element do not overlap. Nothing outside the elements named above is
- *     read or written.
+ *     buffer that interleave without sharing an element do not overlap. saved, the gradients and, backward, the
+ *     workspace must not overlap each other or another tensor; for these the address ranges count. Nothing outside the
+ *     elements named above is read or written.
  *
  * FIELDS OF convt3d_desc
  *     field           unit       zero means        least    most
@@ -133,7 +135,8 @@
  *     convt3d_run()              computes. Allocates nothing. On the CPU it returns when y is there.
  *     convt3d_packed_size(), convt3d_pack_weights()   weights laid out once for many runs. Give io.w_packed and
  *                                io.pack_tag instead of io.w. The tag refuses a pack made for another kernel, another
- *                                geometry of the weights or another machine; batch and in_size may differ.
+ *                                geometry of the weights or another machine; batch and in_size may differ while that
+ *                                leaves the kernel the same.
  *     convt3d_plan_info()        output size, kernel, FLOPs, bytes, workspace.
  *     convt3d_explain()          the same as text, with why each other kernel was refused.
  *     convt3d_kernel_name(), convt3d_device_count()   what this build and machine have.
@@ -380,7 +383,7 @@ typedef struct convt3d_desc {
 } convt3d_desc;
 
 /* A validated problem with its kernel. Plain bytes of one size in every build; read it with convt3d_plan_info(). */
-typedef struct convt3d_plan { uint64_t opaque[320]; } convt3d_plan;
+typedef struct convt3d_plan { uint64_t opaque[384]; } convt3d_plan;
 
 /* The tensors of one entry of the list; NULL where the entry has none. */
 typedef struct convt3d_op_io {
@@ -558,7 +561,8 @@ typedef struct convt3d__plan {
     int32_t cuda_device, cuda_arch;     /* ordinal, -1 when planned for desc.cuda_arch; 10*major + minor */
     int32_t multiprocessors;
     int64_t state[40];                  /* the chosen back end's own, filled by its refuses() */
-    convt3d__choice weights;            /* backward: the kernel of dw and dbias, where dx has one too */
+    convt3d__choice weights;            /* backward: the kernel of dw and dbias */
+    convt3d__choice forward;            /* of the row that takes dx for a forward problem: the kernel of that */
 } convt3d__plan;
 
 /* One kernel of one device and pass. refuses() returns 0 if it takes the problem, and may then fill plan->state and
@@ -2388,18 +2392,55 @@ static const convt3d__backend *convt3d__backend_at(int32_t i)
     return NULL;
 }
 
+/* What lies between the kernel and the passes after it; 0 where the workspace for it does not fit 64 bits. */
+static int convt3d__stage_for(convt3d__plan *plan, const convt3d__backend *backend)
+{
+    return convt3d__resolve_stage(plan, backend->fuses & CONVT3D__FUSES_LIST ? convt3d__next_norm(plan, 0) : 0);
+}
+
+/* The workspace's parts together, with room to align them; 0 where they do not fit 64 bits. */
+static int convt3d__sum_workspace(convt3d__plan *plan)
+{
+    int64_t slack = plan->statistics > 0 || plan->stage > 0 ? 2 * convt3d__stage_alignment(plan) : 0;
+    return convt3d__add(plan->row_workspace, slack, &plan->workspace) &&
+           convt3d__add(plan->workspace, plan->statistics, &plan->workspace) &&
+           convt3d__add(plan->workspace, plan->stage, &plan->workspace);
+}
+
+/* A plan's choice of a kernel, kept and taken again. */
+static convt3d__choice convt3d__choice_of(const convt3d__plan *p)
+{
+    convt3d__choice choice;
+    memset(&choice, 0, sizeof choice);          /* plans are compared as bytes */
+    choice.row = p->row;
+    choice.row_workspace = p->row_workspace;
+    choice.packed = p->packed;
+    choice.pack_variant = p->pack_variant;
+    memcpy(choice.state, p->state, sizeof choice.state);
+    return choice;
+}
+
+static void convt3d__take_choice(convt3d__plan *p, const convt3d__choice *choice)
+{
+    p->row = choice->row;
+    p->row_workspace = choice->row_workspace;
+    p->packed = choice->packed;
+    p->pack_variant = choice->pack_variant;
+    memcpy(p->state, choice->state, sizeof p->state);
+}
+
 /* Why row i cannot serve the plan; 0 if it can, and then *plan is what it would run. */
 static int32_t convt3d__row_refuses(convt3d__plan *plan, int32_t i, char why[96])
 {
     const convt3d__backend *backend = convt3d__backend_at(i);
     convt3d__text text;
-    int64_t y_stride[5], slack = 0;
+    int64_t y_stride[5];
     int32_t refused;
     why[0] = 0;
     plan->row = i;
     plan->pack_variant = 0;
     text.at = why;  text.room = 96;  text.length = 0;
-    if (!convt3d__resolve_stage(plan, backend->fuses & CONVT3D__FUSES_LIST ? convt3d__next_norm(plan, 0) : 0)) {
+    if (!convt3d__stage_for(plan, backend)) {
         convt3d__put(&text, "needs more workspace than 64 bits count");
         return 1;
     }
@@ -2414,10 +2455,7 @@ static int32_t convt3d__row_refuses(convt3d__plan *plan, int32_t i, char why[96]
     if (!refused) plan->packed = backend->packed(plan);
     memcpy(plan->desc.y_stride, y_stride, sizeof y_stride);
     if (refused) return 1;
-    if (plan->statistics > 0 || plan->stage > 0) slack = 2 * convt3d__stage_alignment(plan);
-    if (!convt3d__add(plan->row_workspace, slack, &plan->workspace) ||
-        !convt3d__add(plan->workspace, plan->statistics, &plan->workspace) ||
-        !convt3d__add(plan->workspace, plan->stage, &plan->workspace)) {
+    if (!convt3d__sum_workspace(plan)) {
         convt3d__put(&text, "needs more workspace than 64 bits count");
         return 1;
     }
@@ -2530,14 +2568,15 @@ static convt3d_status convt3d__make_ready(const convt3d__plan *p, convt3d_error 
  * padding becomes dilation*(kernel - 1) - padding. So every forward kernel serves it. What is there already is a
  * residual.
  */
-static int64_t convt3d__flipped_bytes(const convt3d__plan *p)      /* of the weights, padded to the next part */
+/* Bytes of the weights, padded to the part behind them. refuses() has seen that they fit. */
+static int64_t convt3d__flipped_bytes(const convt3d__plan *p)
 {
     int64_t unit = convt3d__stage_alignment(p);
     return convt3d__ceil_div(p->w_count * convt3d__element_size(p->desc.dtype), unit) * unit;
 }
 
-/* The forward problem with its kernel; *error says what is wrong with it. */
-static convt3d_status convt3d__flipped_plan(const convt3d__plan *p, convt3d__plan *forward, convt3d_error *error)
+/* The forward problem without its kernel; *error says what is wrong with it. */
+static convt3d_status convt3d__flipped_problem(const convt3d__plan *p, convt3d__plan *forward, convt3d_error *error)
 {
     convt3d_desc d;
     convt3d_status status;
@@ -2565,17 +2604,17 @@ static convt3d_status convt3d__flipped_plan(const convt3d__plan *p, convt3d__pla
     if ((status = convt3d__resolve(forward, &d, error)) != CONVT3D_OK) return status;
     forward->cuda_device = p->cuda_device;  forward->cuda_arch = p->cuda_arch;
     forward->multiprocessors = p->multiprocessors;
-    if ((status = convt3d__choose(forward, "", error)) != CONVT3D_OK) return status;
-    forward->pack_tag = convt3d__pack_tag_of(forward);
     return CONVT3D_OK;
 }
 
+/* Chooses the forward kernel. What the choice depends on may be another at run time (threads, a limit that the list took
+ * from), so it is kept in the plan. */
 static int32_t convt3d__flipped_refuses(convt3d__plan *p, char why[96])
 {
     convt3d__plan forward;
     convt3d_error error;
     convt3d__text text;
-    int64_t bytes;
+    int64_t unit = convt3d__stage_alignment(p), bytes, unused;
     text.at = why;  text.room = 96;  text.length = 0;
     if (p->axis[0].stride != 1 || p->axis[1].stride != 1 || p->axis[2].stride != 1) {
         convt3d__put(&text, "wants a stride of 1");
@@ -2585,22 +2624,34 @@ static int32_t convt3d__flipped_refuses(convt3d__plan *p, char why[96])
         convt3d__put(&text, "wants tensors that are not empty");
         return 1;
     }
-    if (convt3d__flipped_plan(p, &forward, &error) != CONVT3D_OK) {
+    if (p->w_count > (INT64_MAX / 4 - unit) / convt3d__element_size(p->desc.dtype)) {
+        convt3d__put(&text, "needs more workspace than 64 bits count");
+        return 1;
+    }
+    if (convt3d__flipped_problem(p, &forward, &error) != CONVT3D_OK ||
+        convt3d__choose(&forward, "", &error) != CONVT3D_OK) {
         convt3d__put(&text, "the forward problem: ");
         convt3d__put(&text, error.text);
         return 1;
     }
-    if (!convt3d__add(forward.workspace, convt3d__flipped_bytes(p) + convt3d__stage_alignment(p), &bytes)) {
+    bytes = convt3d__flipped_bytes(p);
+    if (!convt3d__add(forward.workspace, bytes + unit, &unused) || !convt3d__add(forward.packed, bytes, &unused)) {
         convt3d__put(&text, "needs more workspace than 64 bits count");
         return 1;
     }
-    p->pack_variant = forward.pack_tag;
+    p->forward = convt3d__choice_of(&forward);
+    p->pack_variant = convt3d__hash(convt3d__pack_tag_of(&forward), &bytes, sizeof bytes);
     return 0;
 }
 
-static void convt3d__flipped_known(const convt3d__plan *p, convt3d__plan *forward)      /* it was found before */
+/* The forward problem with the kernel that was chosen for it. */
+static void convt3d__flipped_known(const convt3d__plan *p, convt3d__plan *forward)
 {
-    (void)convt3d__flipped_plan(p, forward, NULL);
+    (void)convt3d__flipped_problem(p, forward, NULL);
+    convt3d__take_choice(forward, &p->forward);
+    (void)convt3d__stage_for(forward, convt3d__backend_at(forward->row));
+    (void)convt3d__sum_workspace(forward);
+    forward->pack_tag = convt3d__pack_tag_of(forward);
 }
 
 static double convt3d__flipped_cost(const convt3d__plan *p)
@@ -2717,11 +2768,8 @@ static void convt3d__back_part_plan(const convt3d__plan *p, int32_t bit, convt3d
     if (p->op_count > 0) memcpy(part->desc.dy_stride, p->stored_stride, sizeof p->stored_stride);
     part->op_count = 0;
     if (bit != CONVT3D_BACKWARD_W) return;
-    part->row = p->weights.row;
-    part->row_workspace = part->workspace = p->weights.row_workspace;
-    part->packed = p->weights.packed;
-    part->pack_variant = p->weights.pack_variant;
-    memcpy(part->state, p->weights.state, sizeof part->state);
+    convt3d__take_choice(part, &p->weights);
+    part->workspace = part->row_workspace;
 }
 
 static int convt3d__has_kernel(const convt3d__plan *p, int32_t pass, const char *name)
@@ -2752,6 +2800,7 @@ static convt3d_status convt3d__choose_part(const convt3d__plan *p, int32_t bit, 
 static convt3d_status convt3d__plan_backward(convt3d__plan *p, convt3d_error *e)
 {
     convt3d__plan part;
+    convt3d__choice chosen;
     convt3d_status status;
     int64_t slack = 0, spent, most = 0;
     p->saves = convt3d__saves_for(p, p->desc.backward | p->pass, &p->curved);
@@ -2764,18 +2813,14 @@ static convt3d_status convt3d__plan_backward(convt3d__plan *p, convt3d_error *e)
     p->row = p->weights.row = -1;
     if (p->pass & (CONVT3D_BACKWARD_W | CONVT3D_BACKWARD_BIAS)) {
         if ((status = convt3d__choose_part(p, CONVT3D_BACKWARD_W, spent, &part, e)) != CONVT3D_OK) return status;
-        p->weights.row = part.row;
-        p->weights.row_workspace = most = part.workspace;
-        p->weights.packed = part.packed;
-        p->weights.pack_variant = part.pack_variant;
-        memcpy(p->weights.state, part.state, sizeof part.state);
+        p->weights = convt3d__choice_of(&part);
+        most = part.workspace;
     }
     if (p->pass & CONVT3D_BACKWARD_X) {
         if ((status = convt3d__choose_part(p, CONVT3D_BACKWARD_X, spent, &part, e)) != CONVT3D_OK) return status;
-        p->row = part.row;
-        p->packed = part.packed;
-        p->pack_variant = part.pack_variant;
-        memcpy(p->state, part.state, sizeof part.state);
+        chosen = convt3d__choice_of(&part);
+        convt3d__take_choice(p, &chosen);
+        p->forward = part.forward;
         p->pack_tag = convt3d__pack_tag_of(p);
         most = convt3d__max(most, part.workspace);
     }
@@ -2871,15 +2916,34 @@ static int convt3d__interleaved(const convt3d__plan *p, const void *other, const
     return 0;
 }
 
+/* The small tensors of one entry of the list. */
+typedef struct convt3d__small { const char *name[6]; convt3d__range range[6]; } convt3d__small;
+
+static convt3d__small convt3d__small_of(const convt3d__plan *p, const convt3d_io *io, int32_t i)
+{
+    static const char *const names[6] = {"scale", "shift", "mean", "rstd", "running_mean", "running_var"};
+    const convt3d_op_io *t = &io->ops[i];
+    int64_t wide = convt3d__element_size(convt3d__wide(p->desc.dtype)), count;
+    const void *pointer[6];
+    convt3d__small small;
+    int32_t k;
+    pointer[0] = t->scale;  pointer[1] = t->shift;  pointer[2] = t->mean;
+    pointer[3] = t->rstd;  pointer[4] = t->running_mean;  pointer[5] = t->running_var;
+    for (k = 0; k < 6; k++) {
+        count = k == 2 || k == 3 ? convt3d__norm_sets(p, i) : p->desc.out_channels;
+        small.name[k] = names[k];
+        small.range[k] = convt3d__range_of(pointer[k], count * wide);
+    }
+    return small;
+}
+
 /* The tensors of one entry of the list beside y: a residual may be y itself, once. */
 static convt3d_status convt3d__check_op_aliases(const convt3d__plan *p, const convt3d_io *io, int32_t i,
                                                 convt3d__range y, int32_t *same, convt3d_error *e)
 {
-    static const char *const names[6] = {"scale", "shift", "mean", "rstd", "running_mean", "running_var"};
     const convt3d_op_io *t = &io->ops[i];
-    const void *small[6];
-    int64_t element = convt3d__element_size(p->desc.dtype), wide = convt3d__element_size(convt3d__wide(p->desc.dtype));
-    int64_t size[5], count;
+    convt3d__small small = convt3d__small_of(p, io, i);
+    int64_t element = convt3d__element_size(p->desc.dtype), size[5];
     int32_t k;
     convt3d__out_sizes(p, size);
     if (t->residual == io->y && t->residual && memcmp(p->desc.ops[i].stride, p->desc.y_stride, sizeof size) == 0) {
@@ -2888,13 +2952,9 @@ static convt3d_status convt3d__check_op_aliases(const convt3d__plan *p, const co
                !convt3d__interleaved(p, t->residual, p->desc.ops[i].stride, size, io->y)) {
         return convt3d__fail(e, CONVT3D_OP_ALIASED, "residual", i, 0, 0, "");
     }
-    small[0] = t->scale;  small[1] = t->shift;  small[2] = t->mean;
-    small[3] = t->rstd;  small[4] = t->running_mean;  small[5] = t->running_var;
-    for (k = 0; k < 6; k++) {
-        count = k == 2 || k == 3 ? convt3d__norm_sets(p, i) : p->desc.out_channels;
-        if (convt3d__ranges_meet(y, convt3d__range_of(small[k], count * wide)))
-            return convt3d__fail(e, CONVT3D_OP_ALIASED, names[k], i, 0, 0, "");
-    }
+    for (k = 0; k < 6; k++)
+        if (convt3d__ranges_meet(y, small.range[k]))
+            return convt3d__fail(e, CONVT3D_OP_ALIASED, small.name[k], i, 0, 0, "");
     return CONVT3D_OK;
 }
 
@@ -2904,7 +2964,8 @@ static convt3d_status convt3d__check_saved_aliases(const convt3d__plan *p, const
     int64_t element = convt3d__element_size(p->desc.dtype);
     convt3d__range saved = convt3d__range_of(io->saved, p->y_count * element);
     struct { const char *name; const void *pointer; int64_t bytes; } other[6];
-    int32_t i;
+    convt3d__small small;
+    int32_t i, k;
     other[0].name = "x";         other[0].pointer = io->x;         other[0].bytes = p->x_extent * element;
     other[1].name = "w";         other[1].pointer = io->w;         other[1].bytes = p->w_count * element;
     other[2].name = "w_packed";  other[2].pointer = io->w_packed;  other[2].bytes = p->packed;
@@ -2914,9 +2975,14 @@ static convt3d_status convt3d__check_saved_aliases(const convt3d__plan *p, const
     for (i = 0; i < 6; i++)
         if (convt3d__ranges_meet(saved, convt3d__range_of(other[i].pointer, other[i].bytes)))
             return convt3d__fail(e, CONVT3D_OUTPUT_ALIASED, "saved", -1, 0, 0, other[i].name);
-    for (i = 0; i < p->op_count; i++)
+    for (i = 0; i < p->op_count; i++) {
         if (convt3d__ranges_meet(saved, convt3d__range_of(io->ops[i].residual, p->residual_extent[i] * element)))
             return convt3d__fail(e, CONVT3D_OUTPUT_ALIASED, "saved", i, 0, 0, "residual");
+        small = convt3d__small_of(p, io, i);
+        for (k = 0; k < 6; k++)
+            if (convt3d__ranges_meet(saved, small.range[k]))
+                return convt3d__fail(e, CONVT3D_OUTPUT_ALIASED, "saved", i, 0, 0, small.name[k]);
+    }
     return CONVT3D_OK;
 }
 
@@ -2954,6 +3020,12 @@ static convt3d_status convt3d__check_pointer(const void *pointer, const char *fi
     return CONVT3D_OK;
 }
 
+/* Whether the way back through the list reads the residual of entry i. */
+static int convt3d__back_reads_residual(const convt3d__plan *p, int32_t i)
+{
+    return p->desc.ops[i].kind == CONVT3D_OP_MULTIPLY || (p->saves == CONVT3D_SAVES_CONVOLUTION && i < p->curved);
+}
+
 /* Which tensors an entry of the list needs, may have and must not be given. */
 static convt3d_status convt3d__check_op_io(const convt3d__plan *p, const convt3d_io *io, int32_t i, convt3d_error *e)
 {
@@ -2982,8 +3054,7 @@ static convt3d_status convt3d__check_op_io(const convt3d__plan *p, const convt3d
             return convt3d__fail(e, CONVT3D_OP_TENSOR_MISSING, part[k].name, i, 0, 0, "");
     }
     if (!(uses & CONVT3D_USES_RESIDUAL) || t->residual) return CONVT3D_OK;
-    if (p->pass != CONVT3D_FORWARD && (p->y_count == 0 || (kind == CONVT3D_OP_ADD && i >= p->curved)))
-        return CONVT3D_OK;
+    if (p->pass != CONVT3D_FORWARD && (p->y_count == 0 || !convt3d__back_reads_residual(p, i))) return CONVT3D_OK;
     return convt3d__fail(e, CONVT3D_OP_TENSOR_MISSING, "residual", i, 0, 0, "");
 }
 
@@ -3330,7 +3401,7 @@ static double convt3d__backward_elements(const convt3d__plan *p)
     for (i = 0; i < p->op_count; i++) {
         int32_t kind = p->desc.ops[i].kind;
         if (!(convt3d__op_uses(kind) & CONVT3D_USES_RESIDUAL)) continue;
-        if (kind == CONVT3D_OP_MULTIPLY || i < p->curved) count += (double)p->y_count;
+        if (convt3d__back_reads_residual(p, i)) count += (double)p->y_count;
         if (p->pass & CONVT3D_BACKWARD_OPS) count += (double)p->y_count;
     }
     return count;

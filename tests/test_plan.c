@@ -208,6 +208,18 @@ static void test_empty(void)
 
 /* ---- the backward pass ---- */
 
+/* The threads that OpenMP offers; 0: as many as there were. */
+static void set_threads(int count)
+{
+#ifdef _OPENMP
+    static int most;
+    if (most == 0) most = omp_get_max_threads();
+    omp_set_num_threads(count > 0 ? count : most);
+#else
+    (void)count;
+#endif
+}
+
 static void test_backward_information(void)
 {
     static const int32_t passes[4] = {CONVT3D_BACKWARD_X, CONVT3D_BACKWARD_W, CONVT3D_BACKWARD_X | CONVT3D_BACKWARD_W,
@@ -230,6 +242,55 @@ static void test_backward_information(void)
         tap_ok(pass && strstr(text, info.kernel) && strstr(text, info.weight_kernel) &&
                (info.weight_kernel[0] != 0) == (i == 2), "explain of pass %d names its kernels", passes[i]);
     }
+}
+
+/* A run in exactly the workspace of the plan, on more threads than there were when it was made. */
+static int stays_inside(const backward_run *made, const convt3d_plan *plan)
+{
+    const int64_t bytes = convt3d_workspace_size(plan), guard = 1 << 20;
+    char *workspace = (char *)malloc((size_t)(bytes + guard));
+    convt3d_io io = made->io;
+    int64_t i;
+    int k, pass = workspace != NULL;
+    for (k = 0; k < 3; k++) *backward_pointer(&io, &made->tensor[k]) = made->tensor[k].buffer.data;
+    if (pass) memset(workspace, 0x5A, (size_t)(bytes + guard));
+    io.workspace = workspace;
+    io.workspace_bytes = bytes;
+    set_threads(16);
+    pass = pass && convt3d_run(plan, &io, NULL) == CONVT3D_OK;
+    set_threads(1);
+    for (i = 0; i < guard && pass; i++) pass = workspace[bytes + i] == 0x5A;
+    free(workspace);
+    return pass;
+}
+
+/* Every kernel of dx keeps to the workspace that its plan asked for, also where a list and a limit share it. */
+static void test_backward_workspace(void)
+{
+    const char *name;
+    int index;
+    for (index = 0; (name = convt3d_kernel_name(CONVT3D_DEVICE_CPU, CONVT3D_BACKWARD_X, index)) != NULL; index++) {
+        check_request r;
+        backward_run made;
+        convt3d_plan plan;
+        convt3d_error error;
+        int pass;
+        memset(&r, 0, sizeof r);
+        r.desc = common_desc(32, 32, 12, 3, 1, 1);
+        r.desc.ops[0].kind = CONVT3D_OP_AFFINE;
+        r.desc.ops[0].a = 2;
+        pass = backward_make(&made, &r, &error) == CONVT3D_OK;
+        strcpy(r.desc.force, name);
+        set_threads(1);
+        if (convt3d_plan_init(&plan, &r.desc, CONVT3D_BACKWARD, NULL) == CONVT3D_OK) {
+            tap_ok(pass && stays_inside(&made, &plan), "%s stays inside its workspace", name);
+            r.desc.workspace_limit = convt3d_workspace_size(&plan) - 1;
+        }
+        if (convt3d_plan_init(&plan, &r.desc, CONVT3D_BACKWARD, NULL) == CONVT3D_OK)
+            tap_ok(pass && stays_inside(&made, &plan), "%s stays inside a limited workspace", name);
+        backward_free(&made);
+    }
+    set_threads(0);
 }
 
 /* A plan of the pass is plain bytes, and a run leaves it and the inputs as they are. */
@@ -302,6 +363,7 @@ static void test_backward_alignment(void)
 int main(void)
 {
     test_backward_information();
+    test_backward_workspace();
     test_backward_copy();
     test_backward_alignment();
     test_copy();

@@ -342,6 +342,7 @@ static void test_backward_list(void)
     io = good; io.saved = (char *)saved + 4; entry_fails(&d, &io, CONVT3D_MISALIGNED, "saved", -1, 16, NULL);
     io = good; io.saved = y; entry_fails(&d, &io, CONVT3D_OUTPUT_ALIASED, "saved", -1, 0, "saved overlaps y");
     io = good; io.saved = other; entry_fails(&d, &io, CONVT3D_OUTPUT_ALIASED, "saved", 0, 0, "saved overlaps residual");
+    io = good; io.ops[1].mean = saved; entry_fails(&d, &io, CONVT3D_OUTPUT_ALIASED, "saved", 1, 0, "saved overlaps mean");
     io = good; io.ops[1].mean = NULL;
     entry_fails(&d, &io, CONVT3D_OP_TENSOR_MISSING, "mean", 1, 0, "io.ops[1].mean must not be NULL");
     io = good; io.ops[1].rstd = NULL; entry_fails(&d, &io, CONVT3D_OP_TENSOR_MISSING, "rstd", 1, 0, NULL);

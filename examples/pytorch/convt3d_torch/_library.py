@@ -41,7 +41,7 @@ class Desc(ctypes.Structure):
 
 
 class Plan(ctypes.Structure):
-    _fields_ = [("opaque", c_uint64 * 320)]
+    _fields_ = [("opaque", c_uint64 * 384)]
 
 
 class OpIO(ctypes.Structure):
