@@ -89,7 +89,7 @@ extern "C" const convt3d__backend convt3d__cuda_backends[] = {
      convt3d__direct_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
     {"sm80_dense", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__dense_sm80_refuses, convt3d__dense_sm80_cost,
      convt3d__dense_sm80_workspace, convt3d__dense_sm80_packed, convt3d__dense_sm80_pack, convt3d__dense_sm80_run,
-     convt3d__dense_sm80_ready, 0},
+     convt3d__dense_sm80_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
     {"sm80_scatter", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__scatter_sm80_refuses, convt3d__scatter_sm80_cost,
      convt3d__scatter_sm80_workspace, convt3d__scatter_sm80_packed, convt3d__scatter_sm80_pack,
      convt3d__scatter_sm80_run, convt3d__scatter_sm80_ready, 0},

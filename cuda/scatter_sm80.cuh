@@ -224,7 +224,8 @@ __device__ __forceinline__ typename C::T scatter_finish(const ScatterProblem<typ
     constexpr int scale = Sm80Mode<C::Mode>::Scale;
     const typename C::T v =
         Number<typename C::T>::round(scale != 0 ? fmaf(sum, 1.f / (1 << scale) / (1 << scale), bias) : sum + bias);
-    if (not_finite(Number<typename C::T>::widen(v))) return sm80_exact(p.h, at.n, at.g, oc, od, oh, ow);
+    if (not_finite(Number<typename C::T>::widen(v)))
+        return Number<typename C::T>::round(sm80_exact(p.h, at.n, at.g, oc, od, oh, ow));
     return v;
 }
 
