@@ -16,7 +16,6 @@
 // NaN, inf  x or w that holds any is seen by the splitting pass (weights: by packing) and the outputs of that sample,
 //           or channel (eight of them but for f32), are computed again by dense_repair_kernel, which otherwise ends at
 //           once. One product needs this for w alone; tf32 also where x or w holds subnormals.
-// Fill      Rows of y that no tap reaches are stored by the launch of the operands (fill.cuh) and have no tiles.
 // Launches  f32: scales, operands, for large samples what the guess of split.cuh missed, main, repair; one product has
 //           no scales. Each starts while the one before ends (programmatic dependent launch).
 // Requires  sm_90; not f64; for f32 4 channels a group; at most 640 taps, 64 phases (w phases of a stride of 2 count
@@ -44,15 +43,12 @@ CONVT3D__HIDDEN convt3d_status convt3d__dense_sm90_ready(const convt3d__plan *pl
 
 #if CONVT3D__PART(2)
 
-#include "fill.cuh"
-
 namespace convt3d_cuda {
 
 enum { DENSE_SPLIT = 0, DENSE_F16 = 1, DENSE_BF16 = 2, DENSE_TF32 = 3 };
 enum { DENSE_THREADS = 512, DENSE_MOST_PHASES = 64, DENSE_MOST_STAGES = 90, DENSE_MOST_STEPS = 640 };
 enum { DENSE_EXACT = 65536 };   // elements of a sample below which its largest magnitude is looked up, not guessed
-enum { DENSE_MOST_X = 6, DENSE_MOST_SLOTS = 8, DENSE_MOST_CHUNKS = 4 };
-enum { DENSE_BARRIER_BYTES = 384, DENSE_SHARED = 227 * 1024 };
+enum { DENSE_MOST_X = 6, DENSE_MOST_CHUNKS = 4, DENSE_BARRIER_BYTES = 384, DENSE_SHARED = 227 * 1024 };
 
 // ---- the walk over taps, made on the host ----
 
@@ -84,7 +80,7 @@ template <int Mode_, int NB_, int R_, int Q_, int U_> struct DenseTile {
     static constexpr int Kind = DenseMode<Mode>::Kind, Parts = CellKind<Kind>::Parts;
     static constexpr int Rows = Parts * NB;                         // of the weights' operand
     static constexpr int Positions = R * 128;
-    static constexpr int LeastSlots = Mode == DENSE_SPLIT && Q == 2 ? 3 : 4;
+    static constexpr int WeightSlots = Mode == DENSE_SPLIT && Q == 2 ? 3 : 4;
     static constexpr int Slots = NB == 48 ? 1 : Q == 2 || NB == 64 ? 2 : 3; // of these, those a split takes at a time
     static constexpr int Ping = Q * R * NB / 2 + 2 * NB <= 200 ? 2 : 1;     // accumulators of a split, by registers
     static constexpr int SlotBytes = U * 2 * Rows * 16;
@@ -99,7 +95,7 @@ template <int Mode_, int NB_, int R_, int Q_, int U_> struct DenseTile {
     static constexpr int ScaleBytes = 4 * NB * 4;                   // DenseScales
     static constexpr int MultiplyRegisters = Q == 1 ? 216 : 200;    // of a thread, by role: 512 in all
     static constexpr int StoreRegisters = Q == 1 ? 56 : 80, LoadRegisters = Q == 1 ? 24 : 32;
-    static constexpr int FixedBytes = DENSE_BARRIER_BYTES + LeastSlots * SlotBytes +
+    static constexpr int FixedBytes = DENSE_BARRIER_BYTES + WeightSlots * SlotBytes +
                                       2 * (Chunks * ChunkBytes + ScaleBytes);
 };
 
@@ -113,7 +109,7 @@ struct DenseProblem {
     int out_group, blocks_group, blocks;            // channel blocks of a group, of all
     int units, tiles;                               // position tiles x blocks; with phases
     int pitch, lead, plane_blocks, cells;           // K blocks of a group; cells of one (position of a stage)
-    int segment, x_stages, w_slots;                 // cells between planes of a segment in shared memory
+    int segment, x_stages;                          // cells between planes of a segment in shared memory
     int y_vectors;                                  // channels lie side by side, in whole 16-byte units
     Divisor d, h, w, plane;
     int full;                                       // units that are dealt out in whole rounds
@@ -169,13 +165,13 @@ struct Ring {
 
 struct DenseShared {
     uint32_t x_full, x_empty, w_full, w_empty, y_full, y_empty, segments, slots, scales, chunks;
-    template <class C> __device__ __forceinline__ static DenseShared of(uint32_t base, int w_slots)
+    template <class C> __device__ __forceinline__ static DenseShared of(uint32_t base)
     {
         DenseShared s;
         s.x_full = base;  s.x_empty = base + 64;  s.w_full = base + 128;  s.w_empty = base + 192;
         s.y_full = base + 256;  s.y_empty = base + 320;
         s.slots = base + DENSE_BARRIER_BYTES;
-        s.scales = s.slots + w_slots * C::SlotBytes;
+        s.scales = s.slots + C::WeightSlots * C::SlotBytes;
         s.chunks = s.scales + 2 * C::ScaleBytes;
         s.segments = s.chunks + 2 * C::Chunks * C::ChunkBytes;
         return s;
@@ -234,7 +230,7 @@ template <class C> __device__ __forceinline__ void dense_load_w(const DenseProbl
                         barrier_expect(s.w_full + ring.index * 8, (uint32_t)(steps * 2 * C::Rows * 16));
                         bulk_load(s.slots + ring.index * C::SlotBytes, w + (stage.first[q] + done) * (2 * C::Rows),
                                   (uint32_t)(steps * 2 * C::Rows * 16), s.w_full + ring.index * 8);
-                        ring.next(p.w_slots);
+                        ring.next(C::WeightSlots);
                     }
             }
         }
@@ -247,7 +243,6 @@ struct DenseCursor {
     uint64_t a, b0;         // this warpgroup's positions in the segment; the first slot
     uint32_t low;           // cells from the high to the low half of x
     uint32_t full, empty;   // barriers of slots
-    int slots;
     template <class C> __device__ __forceinline__ uint64_t take()
     {
         barrier_wait(full + slot.index * 8, slot.parity);
@@ -274,7 +269,7 @@ __device__ __forceinline__ void dense_multiply(float (&sum)[C::R][C::NB / 2], De
             const int r = i % C::R;
             if (Slots > 1 && r == 0) {
                 b = cursor.take<C>();
-                cursor.slot.next(cursor.slots);
+                cursor.slot.next(C::WeightSlots);
             }
             wgmma_fence();
 #pragma unroll
@@ -296,7 +291,7 @@ __device__ __forceinline__ void dense_multiply(float (&sum)[C::R][C::NB / 2], De
         for (int c = 0; c < C::NB / 2; c++) sum[done % C::R][c] += fmaf(from[c], 1.f / 4096, from[C::NB / 2 + c]);
         if (Slots > 1 && done % C::R == C::R - 1) {
             cursor.release(index);
-            if (++index == cursor.slots) index = 0;
+            if (++index == C::WeightSlots) index = 0;
         }
     }
 }
@@ -332,7 +327,7 @@ __device__ __forceinline__ void dense_steps(float (&sum)[C::R][C::NB / 2], Dense
             else if (left == 2) dense_multiply<C, 1, 2>(sum, cursor, b, offset);
             else dense_multiply<C, 1, 1>(sum, cursor, b, offset);
             cursor.release(cursor.slot.index);
-            cursor.slot.next(cursor.slots);
+            cursor.slot.next(C::WeightSlots);
         }
     } else {
         int last = -1;          // the slot before this one, still being read
@@ -357,7 +352,7 @@ __device__ __forceinline__ void dense_steps(float (&sum)[C::R][C::NB / 2], Dense
             wgmma_wait<1>();
             if (last >= 0) cursor.release(last);
             last = cursor.slot.index;
-            cursor.slot.next(cursor.slots);
+            cursor.slot.next(C::WeightSlots);
         }
         wgmma_wait<0>();
 #pragma unroll
@@ -580,36 +575,15 @@ template <> struct DenseBits<4> {
     typedef uint32_t One;
     static __device__ __forceinline__ One low(Pair v) { return v.x; }
     static __device__ __forceinline__ One high(Pair v) { return v.y; }
-    static __device__ __forceinline__ Pair join(uint32_t a, One b) { return make_uint2(a, b); }
 };
 template <> struct DenseBits<2> {
     typedef uint32_t Pair;
     typedef uint16_t One;
     static __device__ __forceinline__ One low(Pair v) { return (One)v; }
     static __device__ __forceinline__ One high(Pair v) { return (One)(v >> 16); }
-    static __device__ __forceinline__ Pair join(uint32_t a, One b) { return (uint32_t)b << 16 | a; }
 };
 
-// How a lane's two neighbours of a row leave: as a pair or, in rows that begin at an odd element, as a pair of the lane
-// before's second with this one's first, so that stores stay aligned and fill their sectors; what is left, alone.
-struct DensePairing {
-    bool pair, first, second, shifted;
-    __device__ __forceinline__ void find(const bool (&real)[2], char *const (&at)[2], int size)
-    {
-        const int lane = threadIdx.x % 32;
-        const char *before = (const char *)__shfl_up_sync(0xffffffffu, (unsigned long long)at[1], 1);
-        const bool real_before = __shfl_up_sync(0xffffffffu, (int)real[1], 1) != 0;
-        shifted = (uintptr_t)at[0] % (2 * size) != 0;
-        const bool takes = shifted && lane > 0 && real[0] && real_before && at[0] == before + size;
-        const bool taken = __shfl_down_sync(0xffffffffu, (int)takes, 1) != 0 && lane < 31;
-        pair = takes || (!shifted && real[0] && real[1] && at[1] == at[0] + size);
-        first = real[0] && !pair;
-        second = real[1] && !taken && !(pair && !shifted);
-    }
-};
-
-// A chunk to y where positions are neighbours: a lane takes pairs of columns, and every second channel from `first` on,
-// so that all of them have one alignment.
+// A chunk to y where positions are neighbours: a lane takes pairs of columns, and every second channel from `first` on.
 template <class C>
 __device__ __forceinline__ void dense_store_rows(const DenseProblem &p, const DensePhase &phase, int position,
                                                  const DenseChannels &channels, const typename C::T *chunk, int first,
@@ -620,8 +594,7 @@ __device__ __forceinline__ void dense_store_rows(const DenseProblem &p, const De
     const int lane = threadIdx.x % 32, count = min(C::NB, channels.left);
     const int64_t channel_bytes = p.y_stride[1] * Size;
     char *y = (char *)p.y + (channels.oc + first) * channel_bytes, *at[C::Q][2];
-    bool real[C::Q][2], whole = true;
-    DensePairing pairing[C::Q];
+    bool real[C::Q][2], whole = channel_bytes % (2 * Size) == 0;
 #pragma unroll
     for (int k = 0; k < C::Q; k++) {
         bool pair;
@@ -632,8 +605,8 @@ __device__ __forceinline__ void dense_store_rows(const DenseProblem &p, const De
         real[k][1] = C::Q == 2 ? pair : next >= 0;
         at[k][0] = y + where;
         at[k][1] = y + next;
-        pairing[k].find(real[k], at[k], Size);
-        whole = whole && pairing[k].pair == (real[k][0] || real[k][1]) && !(pairing[k].pair && pairing[k].shifted);
+        whole = whole && real[k][0] == real[k][1] &&
+                (!real[k][0] || (next == where + Size && (uintptr_t)at[k][0] % (2 * Size) == 0));
     }
     whole = __all_sync(0xffffffffu, whole);
     barrier_wait(full, parity);
@@ -659,12 +632,8 @@ __device__ __forceinline__ void dense_store_rows(const DenseProblem &p, const De
             for (int i = 0; i < Batch; i++)
 #pragma unroll
                 for (int k = 0; k < C::Q; k++) {
-                    const bool more = c + 2 * i < count, shifted = pairing[k].shifted;
-                    const uint32_t before = __shfl_up_sync(0xffffffffu, (uint32_t)Bits::high(v[i][k]), 1);
-                    dense_store_if(more && pairing[k].pair, at[k][0] - (shifted ? Size : 0),
-                                   shifted ? Bits::join(before, Bits::low(v[i][k])) : v[i][k]);
-                    dense_store_if(more && pairing[k].first, at[k][0], Bits::low(v[i][k]));
-                    dense_store_if(more && pairing[k].second, at[k][1], Bits::high(v[i][k]));
+                    dense_store_if(real[k][0] && c + 2 * i < count, at[k][0], Bits::low(v[i][k]));
+                    dense_store_if(real[k][1] && c + 2 * i < count, at[k][1], Bits::high(v[i][k]));
                     at[k][0] += 2 * channel_bytes;
                     at[k][1] += 2 * channel_bytes;
                 }
@@ -743,7 +712,6 @@ __device__ __forceinline__ void dense_consume(const DenseProblem &p, const Dense
     cursor.b0 = wgmma_descriptor(s.slots, C::Rows);
     cursor.low = 2 * p.segment;
     cursor.full = s.w_full;
-    cursor.slots = p.w_slots;
     cursor.empty = s.w_empty;
     Ring segment, chunk;
     for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
@@ -774,14 +742,14 @@ __global__ void __launch_bounds__(DENSE_THREADS, 1) dense_kernel(const __grid_co
 {
 #if CONVT3D__SM90A
     extern __shared__ __align__(128) unsigned char dense_shared[];
-    const DenseShared s = DenseShared::of<C>((uint32_t)__cvta_generic_to_shared(dense_shared), p.w_slots);
+    const DenseShared s = DenseShared::of<C>((uint32_t)__cvta_generic_to_shared(dense_shared));
     let_next_start();
     if (threadIdx.x == 0) {
         for (int i = 0; i < p.x_stages; i++) {
             barrier_init(s.x_full + i * 8, 1);
             barrier_init(s.x_empty + i * 8, 8);
         }
-        for (int i = 0; i < p.w_slots; i++) {
+        for (int i = 0; i < C::WeightSlots; i++) {
             barrier_init(s.w_full + i * 8, 1);
             barrier_init(s.w_empty + i * 8, 8);
         }
@@ -912,16 +880,13 @@ dense_scan_kernel(const __grid_constant__ DensePackProblem w, const __grid_const
 
 template <int Mode, int NB>
 __global__ void __launch_bounds__(SPLIT_THREADS)
-dense_split_kernel(const __grid_constant__ DensePackProblem w, const __grid_constant__ PlanesProblem x,
-                   const __grid_constant__ FillProblem fill)
+dense_split_kernel(const __grid_constant__ DensePackProblem w, const __grid_constant__ PlanesProblem x)
 {
     let_next_start();
     wait_for_previous();
-    const int block = (int)blockIdx.x - w.pack_blocks, planes = x.width * x.height;
-    if (block < 0) dense_pack_octet<Mode, NB>(w, blockIdx.x);
-    else if (block >= planes) fill_block<typename DenseMode<Mode>::T>(fill, block - planes);
-    else if (x.pairs) planes_pairs_block<DenseMode<Mode>::Kind>(x, block);
-    else planes_block<DenseMode<Mode>::Kind>(x, x.width, block, false);
+    if ((int)blockIdx.x < w.pack_blocks) dense_pack_octet<Mode, NB>(w, blockIdx.x);
+    else if (x.pairs) planes_pairs_block<DenseMode<Mode>::Kind>(x, blockIdx.x - w.pack_blocks);
+    else planes_block<DenseMode<Mode>::Kind>(x, x.width, blockIdx.x - w.pack_blocks, false);
 }
 
 // Samples whose guess was too small.
@@ -1011,10 +976,9 @@ struct DenseShape {
     int mode, nb, r, q;                     // the instance
     int chunks, cells_group, cells;         // chunks and cells of a stage; cells of a group of channels
     int blocks_group, blocks, position_tiles, tile;
-    int taps_used, segment, x_stages, w_slots, shared, lead;
+    int taps_used, segment, x_stages, shared, lead;
     int64_t pitch[3], plane, sample, packed_rows;
     uint16_t tap[DENSE_MOST_STEPS];         // linear index of the tap of each step of one chunk
-    uint64_t empty;                         // rows of these phases (FillProblem) have no tap and are not in the table
     DenseTable table;
 };
 
@@ -1136,21 +1100,6 @@ static void dense_heaviest_first(DenseTable *t)
         }
 }
 
-// Phases of depth and height without a tap, as in FillProblem; none where no phase has any.
-static uint64_t dense_empty_rows(const convt3d__plan *plan)
-{
-    const int64_t pd = dense_phases(plan->axis[0]), ph = dense_phases(plan->axis[1]);
-    uint64_t empty = 0;
-    int64_t left = pd * ph;
-    for (int64_t i = 0; i < pd * ph; i++) {
-        if (dense_axis_phase(plan->axis[0], i / ph).taps.count > 0 &&
-            dense_axis_phase(plan->axis[1], i % ph).taps.count > 0) continue;
-        empty |= (uint64_t)1 << i;
-        left--;
-    }
-    return left > 0 ? empty : 0;
-}
-
 // Phases, their stages and, for s->chunks chunks a stage, the offsets of steps. Empty text: done.
 static const char *dense_walk(const convt3d__plan *plan, DenseShape *s, int64_t span)
 {
@@ -1160,10 +1109,8 @@ static const char *dense_walk(const convt3d__plan *plan, DenseShape *s, int64_t 
     s->table.phases = s->table.stages = s->table.steps = s->taps_used = s->segment = 0;
     if (pd > DENSE_MOST_PHASES || ph > DENSE_MOST_PHASES || pw > DENSE_MOST_PHASES || pd * ph * pw > DENSE_MOST_PHASES)
         return "more than 64 phases";
-    s->empty = dense_empty_rows(plan);
     for (int64_t i = 0; i < pd * ph * pw; i++) {
         int64_t od = i / pw / ph, oh = i / pw % ph, ow = i % pw;
-        if (s->empty >> (od * ph + oh) & 1) continue;
         DensePhase *phase = &s->table.phase[s->table.phases++];
         int first[2] = {0, 0}, end[2] = {0, 0};
         for (int q = 0; q < s->q; q++) {
@@ -1194,20 +1141,14 @@ static const char *dense_walk(const convt3d__plan *plan, DenseShape *s, int64_t 
     return "";
 }
 
-// What an instance takes of shared memory beside x, with the fewest slots of weights; bytes of a slot.
-struct DenseFixed { int bytes, slot, slots; };
-
 // As dense_walk, with the most chunks a stage (the longer a stage, the less it costs to start one) that leave room for
-// three segments; for a split, whose w phases have few taps each, two are enough, and a slot more where it fits. What
-// is left over goes to slots.
-static const char *dense_stages(const convt3d__plan *plan, DenseShape *s, const DenseFixed &fixed)
+// three segments; for a split, whose w phases have few taps each, two are enough.
+static const char *dense_stages(const convt3d__plan *plan, DenseShape *s, int fixed)
 {
     const bool split = s->mode == DENSE_SPLIT;
-    const int parts = split ? 2 : 1, all = s->cells_group / 2, most_slots = fixed.slots + (split && s->q == 2);
+    const int parts = split ? 2 : 1, all = s->cells_group / 2, room = DENSE_SHARED - fixed;
     const char *why = "taps too far apart";
-    for (int i = (split && s->q == 1 ? 1 : 4) * 2; i > 0; i--) {
-        const int chunks = (i + 1) / 2, slots = i % 2 ? fixed.slots : most_slots;
-        const int room = DENSE_SHARED - fixed.bytes - (slots - fixed.slots) * fixed.slot;
+    for (int chunks = split && s->q == 1 ? 1 : 4; chunks > 0; chunks--) {
         if (all % chunks != 0 || (split && s->nb == 48 && chunks == 4)) continue;    // 3 steps a slot
         s->chunks = chunks;
         s->cells = chunks * 2 * parts;
@@ -1217,10 +1158,8 @@ static const char *dense_stages(const convt3d__plan *plan, DenseShape *s, const 
         why = dense_walk(plan, s, most - s->tile);
         if (*why) continue;
         if (s->segment == 0) s->segment = s->tile;      // no taps at all: the bias alone
-        const int bytes = s->segment * s->cells * 16;
-        s->x_stages = (int)convt3d__min(room / bytes, DENSE_MOST_X);
-        s->w_slots = (int)convt3d__min(DENSE_MOST_SLOTS, slots + (room - s->x_stages * bytes) / fixed.slot);
-        s->shared = fixed.bytes + (s->w_slots - fixed.slots) * fixed.slot + s->x_stages * bytes;
+        s->x_stages = (int)convt3d__min(room / (s->segment * s->cells * 16), DENSE_MOST_X);
+        s->shared = fixed + s->x_stages * s->segment * s->cells * 16;
         return "";
     }
     return why;
@@ -1281,10 +1220,7 @@ static const char *dense_shape(const convt3d__plan *plan, DenseShape *s)
     s->blocks = (int)d.groups * s->blocks_group;
     if (d.groups * s->cells_group > 65535 || plan->taps > 65535) return "too many channels or taps";
     if (s->position_tiles * (s->tile / 64) > INT32_MAX / (d.groups * s->cells_group)) return "too many positions";
-    const DenseFixed fixed = dense_instance(*s, [](auto tile) {
-        typedef decltype(tile) C;
-        return DenseFixed{C::FixedBytes, C::SlotBytes, C::LeastSlots};
-    });
+    const int fixed = dense_instance(*s, [](auto tile) { return (int)decltype(tile)::FixedBytes; });
     const char *why = dense_stages(plan, s, fixed);
     if (*why) return why;
     if ((int64_t)s->position_tiles * s->blocks * s->table.phases > INT32_MAX) return "too many tiles";
@@ -1459,6 +1395,21 @@ struct DenseLaunches {
     }
 };
 
+// The launches before the main one: scales of w and x, then both as operands; either may have nothing to do.
+template <class C>
+convt3d_status dense_prepare(DenseLaunches &launch, const DensePackProblem &w, const GuessProblem &guess,
+                             const PlanesProblem &planes, int64_t guess_blocks, int64_t planes_blocks)
+{
+    convt3d_status status = CONVT3D_OK;
+    if (w.scan_blocks + guess_blocks > 0)
+        status = launch(dense_scan_kernel<C::NB>, w.scan_blocks + guess_blocks, SPLIT_THREADS, 0, w, guess);
+    if (status == CONVT3D_OK && w.pack_blocks + planes_blocks > 0)
+        status = launch(dense_split_kernel<C::Mode, C::NB>, w.pack_blocks + planes_blocks, SPLIT_THREADS, 0, w, planes);
+    if (status == CONVT3D_OK && C::Mode == DENSE_SPLIT && planes_blocks > 0 && !planes.exact)
+        status = launch(dense_again_kernel, 132, SPLIT_THREADS, 0, planes);
+    return status;
+}
+
 // Whether the channels of a position are 16-byte units, wherever a block of them begins.
 static bool dense_y_vectors(const convt3d__plan *plan, const void *y)
 {
@@ -1467,47 +1418,6 @@ static bool dense_y_vectors(const convt3d__plan *plan, const void *y)
     bool aligned = (uintptr_t)y % 16 == 0 && d.y_stride[1] == 1 && plan->out_group * size % 16 == 0;
     for (int a = 0; a < 5; a++) aligned = aligned && (a == 1 || d.y_stride[a] * size % 16 == 0);
     return aligned;
-}
-
-// What the main kernel leaves out; blocks: 0 where that is nothing.
-static FillProblem dense_fill(const convt3d__plan *plan, const convt3d_io *io, const DenseShape &s)
-{
-    const convt3d_desc &d = plan->desc;
-    FillProblem p = {};
-    if (s.empty == 0) return p;
-    p.bias = io->bias;
-    p.y = io->y;
-    p.batch = (int)d.batch;  p.channels = (int)d.out_channels;
-    p.rows = s.empty;
-    p.vectors = dense_y_vectors(plan, io->y);
-    for (int i = 0; i < 5; i++) p.y_stride[i] = d.y_stride[i];
-    for (int a = 0; a < 3; a++) p.out[a] = (int)plan->axis[a].out;
-    for (int a = 0; a < 2; a++) p.phases[a] = (int)dense_phases(plan->axis[a]);
-    for (int i = 0; i < p.phases[0]; i++) {
-        const uint64_t all = UINT64_MAX >> (64 - p.phases[1]), rows = s.empty >> (i * p.phases[1]) & all;
-        if (rows == all) p.planes |= (uint64_t)1 << i;
-        if (rows != 0) p.some |= (uint64_t)1 << i;
-    }
-    const int64_t items = d.batch * p.out[0] * (d.y_stride[1] == 1 ? p.out[1] : d.out_channels);
-    p.blocks = (int)convt3d__min(convt3d__ceil_div(items, FILL_THREADS / 32), (int64_t)plan->multiprocessors * 16);
-    return p;
-}
-
-// The launches before the main one: scales of w and x, then both as operands; either may have nothing to do.
-template <class C>
-convt3d_status dense_prepare(DenseLaunches &launch, const DensePackProblem &w, const GuessProblem &guess,
-                             const PlanesProblem &planes, const FillProblem &fill, int64_t guess_blocks)
-{
-    const int64_t planes_blocks = (int64_t)planes.width * planes.height;
-    convt3d_status status = CONVT3D_OK;
-    if (w.scan_blocks + guess_blocks > 0)
-        status = launch(dense_scan_kernel<C::NB>, w.scan_blocks + guess_blocks, SPLIT_THREADS, 0, w, guess);
-    if (status == CONVT3D_OK && w.pack_blocks + planes_blocks > 0)
-        status = launch(dense_split_kernel<C::Mode, C::NB>, w.pack_blocks + planes_blocks + fill.blocks, SPLIT_THREADS,
-                        0, w, planes, fill);
-    if (status == CONVT3D_OK && C::Mode == DENSE_SPLIT && planes_blocks > 0 && !planes.exact)
-        status = launch(dense_again_kernel, 132, SPLIT_THREADS, 0, planes);
-    return status;
 }
 
 template <class C>
@@ -1530,7 +1440,7 @@ convt3d_status dense_main(DenseLaunches &launch, const convt3d__plan *plan, cons
     p.units = s.position_tiles * s.blocks;  p.tiles = p.units * s.table.phases;
     p.pitch = (int)dense_plane_pitch(s);  p.lead = s.lead;
     p.plane_blocks = s.cells_group / 2 / s.chunks;  p.cells = s.cells;
-    p.segment = s.segment;  p.x_stages = s.x_stages;  p.w_slots = s.w_slots;
+    p.segment = s.segment;  p.x_stages = s.x_stages;
     p.y_vectors = dense_y_vectors(plan, io->y);
     p.d = divisor_of(s.pitch[0]);  p.h = divisor_of(s.pitch[1]);  p.w = divisor_of(s.pitch[2]);
     p.plane = divisor_of(s.plane);
@@ -1579,9 +1489,10 @@ convt3d_status dense_run(const convt3d__plan *plan, const convt3d_io *io, const 
     const GuessProblem guess = looks ? dense_guess(plan, io, l) : GuessProblem();
     const PlanesProblem planes = dense_planes<C::Kind>(plan, io, s, l);
     DenseLaunches launch = {io->stream, error, 0};
-    const DensePackProblem pack = dense_packing(plan, s, l, io->w_packed ? nullptr : io->w, packed, false);
-    convt3d_status status = dense_prepare<C>(launch, pack, guess, planes, dense_fill(plan, io, s),
-                                             looks ? plan->desc.batch * l.guess_blocks : 0);
+    convt3d_status status =
+        dense_prepare<C>(launch, dense_packing(plan, s, l, io->w_packed ? nullptr : io->w, packed, false), guess,
+                         planes,
+                         looks ? plan->desc.batch * l.guess_blocks : 0, (int64_t)planes.width * planes.height);
     if (status == CONVT3D_OK) status = dense_main<C>(launch, plan, io, s, l, packed);
     if (status == CONVT3D_OK) status = dense_repair<typename C::T>(launch, plan, io, s, l, packed);
     return status;
@@ -1622,7 +1533,7 @@ extern "C" int32_t convt3d__dense_sm90_refuses(convt3d__plan *plan, char why[96]
 
 // Seconds: bytes of the passes before at 3.5e12; the matrix unit's cycles, of which it spends nine in ten, and for each
 // tile 2000 and one for 14 bytes of results, at 1.65e9 (what was measured of an H200's clock); 10 us of launches.
-// Weights count once more for what their packing scatters, rows without taps as bytes.
+// Weights count once more for what their packing scatters.
 extern "C" double convt3d__dense_sm90_cost(const convt3d__plan *plan)
 {
     using namespace convt3d_cuda;
@@ -1630,9 +1541,7 @@ extern "C" double convt3d__dense_sm90_cost(const convt3d__plan *plan)
     if (*dense_shape(plan, &s)) return 1e30;
     const DenseLayout l = dense_layout(plan, s);
     const double size = (double)convt3d__element_size(plan->desc.dtype), blocks = (double)plan->multiprocessors;
-    double bytes = (double)plan->x_count * size + (double)l.x_exponent + 3.0 * (double)l.packed, rows = 0;
-    for (uint64_t left = s.empty; left > 0; left &= left - 1) rows++;
-    bytes += rows * (double)plan->y_count * size / (double)(dense_phases(plan->axis[0]) * dense_phases(plan->axis[1]));
+    const double bytes = (double)plan->x_count * size + (double)l.x_exponent + 3.0 * (double)l.packed;
     const double tiles = (double)s.position_tiles * s.blocks * s.table.phases;
     const double rounds = tiles < blocks ? 1 : tiles / blocks;      // what is left over is dealt out by phases
     const double steps = rounds / s.table.phases * (s.r * 2) * s.taps_used * (s.cells_group / 2);
@@ -1664,7 +1573,7 @@ extern "C" convt3d_status convt3d__dense_sm90_pack(const convt3d__plan *plan, co
     return dense_instance(s, [&](auto tile) {
         DenseLaunches launch = {stream, error, 0};
         return dense_prepare<decltype(tile)>(launch, dense_packing(plan, s, dense_layout(plan, s), w, packed, true),
-                                             GuessProblem(), PlanesProblem(), FillProblem(), 0);
+                                             GuessProblem(), PlanesProblem(), 0, 0);
     });
 }
 
