@@ -15,12 +15,15 @@
  *           LEAF_STACK_COLUMNS  vectors in a tile of four rows of one channel, at most 4
  */
 
-/* One tile: positions at, at + 1, ... of the line. COLUMNS and ROWS are constants wherever this is inlined. */
-CONVT3D__CPU_INLINE void LEAF(tile)(const convt3d__cpu_line *line, int64_t at, const int columns, const int rows)
+/* One tile: positions at, at + 1, ... of the line. COLUMNS, ROWS and SINGLE, one input channel, are constants wherever
+ * this is inlined. */
+CONVT3D__CPU_INLINE void LEAF(tile)(const convt3d__cpu_line *line, int64_t at, const int columns, const int rows,
+                                    const int single)
 {
     LEAF_VECTOR sum[8][8], x[8], w;
     LEAF_REAL *to = (LEAF_REAL *)line->sum + at;
     const LEAF_REAL *start = (const LEAF_REAL *)line->start, *px, *pw;
+    const int64_t channels = single ? 1 : line->channels;
     int64_t tap, ic;
     int c, r;
     CONVT3D__CPU_UNROLL
@@ -31,12 +34,14 @@ CONVT3D__CPU_INLINE void LEAF(tile)(const convt3d__cpu_line *line, int64_t at, c
     }
     for (tap = 0; tap < line->taps; tap++) {
         px = (const LEAF_REAL *)line->x + line->tap[tap].x + at;
-        pw = (const LEAF_REAL *)line->w + line->tap[tap].w * line->channels * rows;
-        for (ic = 0; ic < line->channels; ic++, px += line->x_pitch, pw += rows) {
+        pw = (const LEAF_REAL *)line->w + line->tap[tap].w * channels * rows;
+        for (ic = 0; ic < channels; ic++, px += line->x_pitch, pw += rows) {
             CONVT3D__CPU_UNROLL
             for (c = 0; c < columns; c++) x[c] = LEAF_LOAD(px + c * LEAF_LANES);
-            CONVT3D__CPU_PREFETCH(px + CONVT3D__CPU_AHEAD * line->x_pitch);
-            CONVT3D__CPU_PREFETCH(px + CONVT3D__CPU_AHEAD * line->x_pitch + 64 / sizeof(LEAF_REAL));
+            if (!single) {
+                CONVT3D__CPU_PREFETCH(px + CONVT3D__CPU_AHEAD * line->x_pitch);
+                CONVT3D__CPU_PREFETCH(px + CONVT3D__CPU_AHEAD * line->x_pitch + 64 / sizeof(LEAF_REAL));
+            }
             CONVT3D__CPU_UNROLL
             for (r = 0; r < rows; r++) {
                 w = LEAF_SPLAT(pw + r);
@@ -53,16 +58,23 @@ CONVT3D__CPU_INLINE void LEAF(tile)(const convt3d__cpu_line *line, int64_t at, c
 }
 
 /* A whole line: the widest tiles, then one that is as wide as the rest needs. */
-CONVT3D__CPU_INLINE void LEAF(line)(const convt3d__cpu_line *line, const int columns, const int rows)
+CONVT3D__CPU_INLINE void LEAF(tiles)(const convt3d__cpu_line *line, const int columns, const int rows, const int single)
 {
     int64_t at = 0, rest;
-    for (; line->length - at >= columns * LEAF_LANES; at += columns * LEAF_LANES) LEAF(tile)(line, at, columns, rows);
+    for (; line->length - at >= columns * LEAF_LANES; at += columns * LEAF_LANES)
+        LEAF(tile)(line, at, columns, rows, single);
     rest = line->length - at;
     if (rest <= 0) return;
-    if (columns > 1 && rest <= LEAF_LANES) LEAF(tile)(line, at, 1, rows);
-    else if (columns > 2 && rest <= 2 * LEAF_LANES) LEAF(tile)(line, at, 2, rows);
-    else if (columns > 4 && rest <= 4 * LEAF_LANES) LEAF(tile)(line, at, 4, rows);
-    else LEAF(tile)(line, at, columns, rows);
+    if (columns > 1 && rest <= LEAF_LANES) LEAF(tile)(line, at, 1, rows, single);
+    else if (columns > 2 && rest <= 2 * LEAF_LANES) LEAF(tile)(line, at, 2, rows, single);
+    else if (columns > 4 && rest <= 4 * LEAF_LANES) LEAF(tile)(line, at, 4, rows, single);
+    else LEAF(tile)(line, at, columns, rows, single);
+}
+
+CONVT3D__CPU_INLINE void LEAF(line)(const convt3d__cpu_line *line, const int columns, const int rows)
+{
+    if (line->channels == 1) LEAF(tiles)(line, columns, rows, 1);
+    else LEAF(tiles)(line, columns, rows, 0);
 }
 
 static void LEAF(line1)(const convt3d__cpu_line *line) { LEAF(line)(line, LEAF_COLUMNS_1, 1); }
