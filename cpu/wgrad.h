@@ -6,7 +6,8 @@
  * some vectors of channels of the first by some channels of the second in registers while it goes over the box of the
  * tile's positions whose tap lies inside dy, so nothing is multiplied that is not in the sum. Where both have few
  * channels (depth-wise), vectors lie along W instead, dy's phases side by side, and rows end in zeros; those are
- * multiplied only where all of the tile is finite.
+ * multiplied only where all of the tile is finite. Where dy has one channel a group and x has many, taps along W take
+ * the place of the other channels: each position of x is loaded once for all of them.
  * The tiles of all samples fall into `sums` parts, each with a partial sum of its own. Every thread takes parts, and
  * blocks of channels of them. Where dw is so large, or the positions are so few, that there is one part, a unit's sums
  * stay in a core's own cache and leave for dw when they are done.
@@ -85,7 +86,8 @@ static void convt3d__cpu_dw_sides(const convt3d__plan *p, const convt3d__cpu_lea
 {
     int64_t lanes = leaves->lanes[p->desc.dtype == CONVT3D_F64];
     int32_t vectors, columns;
-    double x_share = convt3d__cpu_dw_tile(leaves, lanes, p->in_group, p->out_group, &b->vectors, &b->columns);
+    int64_t others = p->out_group == 1 && p->in_group > 1 ? p->axis[2].kernel : p->out_group;      /* taps, joined */
+    double x_share = convt3d__cpu_dw_tile(leaves, lanes, p->in_group, others, &b->vectors, &b->columns);
     double dy_share = convt3d__cpu_dw_tile(leaves, lanes, p->out_group, p->in_group, &vectors, &columns);
     b->x_vectors = x_share >= 0.9 * dy_share;
     if (!b->x_vectors) { b->vectors = vectors;  b->columns = columns; }
@@ -354,6 +356,12 @@ static int convt3d__cpu_dw_range(const convt3d__cpu_dw *u, int a, int64_t k, con
     return first < end;
 }
 
+/* Whether dy has one channel, so that the columns of a tile are taps along W instead. */
+static int convt3d__cpu_dw_joins(const convt3d__cpu_dw *u)
+{
+    return u->b->x_vectors && u->b->vectors > 0 && u->b->others == 1;
+}
+
 /* How the leaf goes over the packed tensors. */
 static void convt3d__cpu_dw_steps(const convt3d__cpu_dw *u, convt3d__cpu_outer *o)
 {
@@ -364,12 +372,14 @@ static void convt3d__cpu_dw_steps(const convt3d__cpu_dw *u, convt3d__cpu_outer *
         o->b_step[a] = u->b->x_vectors ? step : u->x.step[a];
     }
     o->column = u->b->x_vectors ? u->dy.plane : u->x.plane;
+    if (convt3d__cpu_dw_joins(u)) o->column = u->p->axis[2].dilation;
     o->vectors = u->b->vectors;
 }
 
-/* One tap of the tile, whose first positions are x[] and dy[]: all blocks of the unit by all other channels. */
-static void convt3d__cpu_dw_tap(const convt3d__cpu_dw *u, int64_t tap, const int64_t x[3], const int64_t dy[3],
-                                convt3d__cpu_outer *o, char *sums)
+/* One tap of the tile, whose first positions are x[] and dy[]: all blocks of the unit by all other channels; or `taps`
+ * of them where they join. */
+static void convt3d__cpu_dw_tap(const convt3d__cpu_dw *u, int64_t tap, int64_t taps, const int64_t x[3],
+                                const int64_t dy[3], convt3d__cpu_outer *o, char *sums)
 {
     const convt3d__cpu_wgrad *b = u->b;
     int64_t real = convt3d__cpu_real_size(u->p), block, column, end, i, n;
@@ -382,7 +392,7 @@ static void convt3d__cpu_dw_tap(const convt3d__cpu_dw *u, int64_t tap, const int
         o->v = (b->x_vectors ? px : py) + (block - u->block) * plane * real;
         for (i = column = 0; i < n; i++, column = end) {
             end = (i + 1) * b->others / n;
-            o->columns = b->vectors > 0 ? (int32_t)(end - column) : u->finite;
+            o->columns = b->vectors > 0 ? (int32_t)((end - column) * taps) : u->finite;
             o->b = (b->x_vectors ? py : px) + column * o->column * real;
             o->sum = to + column * b->vector * real;
             u->leaves->outer[u->p->desc.dtype == CONVT3D_F64](o);
@@ -390,19 +400,63 @@ static void convt3d__cpu_dw_tap(const convt3d__cpu_dw *u, int64_t tap, const int
     }
 }
 
+/* Positions [first, end) along W for taps [kw, kw + taps); `tap` is the first of its row. */
+static void convt3d__cpu_dw_stretch(const convt3d__cpu_dw *u, int64_t tap, int64_t kw, int64_t taps, int64_t first,
+                                    int64_t end, int64_t x[3], int64_t dy[3], convt3d__cpu_outer *o, char *sums)
+{
+    const convt3d__axis *a = &u->p->axis[2];
+    x[2] = first;
+    dy[2] = first * a->stride + kw * a->dilation - a->padding;
+    o->size[2] = end - first;
+    if (first < end) convt3d__cpu_dw_tap(u, tap + kw, taps, x, dy, o, sums);
+}
+
+/* Taps [kw, end) joined where all of them lie inside dy, and one by one on both sides of that. */
+static void convt3d__cpu_dw_joined(const convt3d__cpu_dw *u, int64_t tap, int64_t kw, int64_t end, int64_t x[3],
+                                   int64_t dy[3], convt3d__cpu_outer *o, char *sums)
+{
+    int64_t first, last, from, to, taps = end - kw;
+    convt3d__cpu_dw_range(u, 2, end - 1, o, x, dy);
+    last = x[2] + o->size[2];
+    convt3d__cpu_dw_range(u, 2, kw, o, x, dy);
+    first = x[2];
+    last = convt3d__max(first, last);
+    convt3d__cpu_dw_stretch(u, tap, kw, taps, first, last, x, dy, o, sums);
+    for (; kw < end; kw++) {
+        convt3d__cpu_dw_range(u, 2, kw, o, x, dy);
+        from = x[2];
+        to = from + o->size[2];
+        convt3d__cpu_dw_stretch(u, tap, kw, 1, from, convt3d__min(to, first), x, dy, o, sums);
+        convt3d__cpu_dw_stretch(u, tap, kw, 1, convt3d__max(from, last), to, x, dy, o, sums);
+    }
+}
+
+/* All taps of one row of them. */
+static void convt3d__cpu_dw_row_taps(const convt3d__cpu_dw *u, int64_t tap, int64_t x[3], int64_t dy[3],
+                                     convt3d__cpu_outer *o, char *sums)
+{
+    int64_t kernel = u->p->axis[2].kernel, kw, i, n;
+    if (convt3d__cpu_dw_joins(u)) {
+        n = convt3d__ceil_div(kernel, u->b->columns);
+        for (i = 0; i < n; i++)
+            convt3d__cpu_dw_joined(u, tap, i * kernel / n, (i + 1) * kernel / n, x, dy, o, sums);
+        return;
+    }
+    for (kw = 0; kw < kernel; kw++)
+        if (convt3d__cpu_dw_range(u, 2, kw, o, x, dy)) convt3d__cpu_dw_tap(u, tap + kw, 1, x, dy, o, sums);
+}
+
 static void convt3d__cpu_dw_tile_taps(const convt3d__cpu_dw *u, char *sums)
 {
     const convt3d__axis *a = u->p->axis;
     convt3d__cpu_outer o;
-    int64_t kd, kh, kw, x[3], dy[3];
+    int64_t kd, kh, x[3], dy[3];
     convt3d__cpu_dw_steps(u, &o);
     for (kd = 0; kd < a[0].kernel; kd++) {
         if (!convt3d__cpu_dw_range(u, 0, kd, &o, x, dy)) continue;
         for (kh = 0; kh < a[1].kernel; kh++) {
             if (!convt3d__cpu_dw_range(u, 1, kh, &o, x, dy)) continue;
-            for (kw = 0; kw < a[2].kernel; kw++)
-                if (convt3d__cpu_dw_range(u, 2, kw, &o, x, dy))
-                    convt3d__cpu_dw_tap(u, (kd * a[1].kernel + kh) * a[2].kernel + kw, x, dy, &o, sums);
+            convt3d__cpu_dw_row_taps(u, (kd * a[1].kernel + kh) * a[2].kernel, x, dy, &o, sums);
         }
     }
 }
