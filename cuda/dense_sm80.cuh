@@ -13,6 +13,8 @@
 // NaN, inf  in an operand, or made by the scale, reach their own rows and columns of a product only. An output that is
 //           not finite is computed again by multiply-adds from global memory. Zeros in place of taps and halo can thus
 //           make a sum NaN, but not an output.
+// List      instances of their own, which trade f32 (f64) always: a lane takes 8 channels of an output, and sums move
+//           to the front in turn, so that the list's code stands once. Not yet measured.
 // Store     A warp's outputs of 8 channels pass through shared memory to leave as rows; straight to y where rows are
 //           not contiguous (NDHWC: two channels a store).
 // Requires  sm_80; x and y not empty; 32-bit indices; at most 32 shifts and 64 taps an axis, strides to 8; a tile with
@@ -37,9 +39,13 @@ CONVT3D__HIDDEN convt3d_status convt3d__dense_sm80_pack(const convt3d__plan *pla
 CONVT3D__HIDDEN convt3d_status convt3d__dense_sm80_run(const convt3d__plan *plan, const convt3d_io *io,
                                                        convt3d_error *error);
 CONVT3D__HIDDEN convt3d_status convt3d__dense_sm80_ready(const convt3d__plan *plan, convt3d_error *error);
+// The instances that apply lists, CONVT3D_CUDA_PART 13.
+CONVT3D__HIDDEN convt3d_status convt3d__dense_sm80_list_run(const convt3d__plan *plan, const convt3d_io *io,
+                                                            convt3d_error *error);
+CONVT3D__HIDDEN convt3d_status convt3d__dense_sm80_list_ready(const convt3d__plan *plan, convt3d_error *error);
 }
 
-#if CONVT3D__PART(7) || CONVT3D__PART(9)      // scatter_sm80.cuh shares modes and operands
+#if CONVT3D__PART(7) || CONVT3D__PART(9) || CONVT3D__PART(13)     // scatter_sm80.cuh shares modes and operands
 
 namespace convt3d_cuda {
 
@@ -63,11 +69,17 @@ template <> struct Sm80Mode<SM80_BFLOAT>
 };
 template <> struct Sm80Mode<SM80_DOUBLE> { typedef double T, A; typedef double2 Weight; enum { Scale = 0 }; };
 
-// One instance: fused phases P (of the width; of height and width; of all axes), fragments of channels NT.
-template <int Mode_, int P_, int NT_> struct Sm80Config {
+template <bool Lists, class T> struct Sm80Traded { typedef T Value; };
+template <class T> struct Sm80Traded<true, T> { typedef typename Number<T>::Accumulator Value; };
+
+// One instance: fused phases P (of the width; of height and width; of all axes), fragments of channels NT. Lists: it
+// applies the list, and may store wide.
+template <int Mode_, int P_, int NT_, bool Lists_> struct Sm80Config {
     static constexpr int Mode = Mode_, P = P_, NT = NT_, M = SM80_M;
+    static constexpr bool Lists = Lists_;
     typedef typename Sm80Mode<Mode>::T T;
     typedef typename Sm80Mode<Mode>::A A;
+    typedef typename Sm80Traded<Lists, T>::Value Value;             // an output on its way to y
     typedef typename Sm80Mode<Mode>::Weight Weight;
     static constexpr int FusedW = P >= 2 ? 2 : 1, FusedH = P >= 4 ? 2 : 1, FusedD = P >= 8 ? 2 : 1;
     static constexpr bool Split = Mode == SM80_SPLIT || Mode == SM80_SHORT;
@@ -109,6 +121,7 @@ template <class T> struct Sm80Problem {
     int32_t blocks, items, item_step, item_ranges, item_warps, rounds, depth, fragments, staged;
     int32_t weights_at, store_at;                   // in shared memory, bytes: weights (0: in global memory), outputs
     int32_t row_vectors, channel_vectors, row_neighbours;   // y takes vectors of two outputs of a row, of two channels
+    int32_t channel_lots;                           // and of 8 channels, in stores of 16 bytes
 };
 static_assert(sizeof(Sm80Problem<float>) <= 4096, "a kernel's parameters");
 
@@ -261,11 +274,12 @@ static inline Sm80Work sm80_work(const convt3d__plan *plan, const Sm80Shape &s, 
     const double idle = (double)convt3d__ceil_div(s.item_step, s.item_warps) * s.item_warps / s.item_step;
     const double staged = (double)s.extent[0] * s.extent[1] * (s.extent[2] + 8) * (double)plan->in_group;
     const double stores = slots * s.p * groups * (double)plan->out_group * share;
+    const double stored = (double)convt3d__element_size(plan->stored);
     Sm80Work work;
     work.multiply = s.rounds * set / 16 * fragments * product * idle;
     work.weights = s.weights > 0 ? 0 : s.rounds * fragments * 32 * (double)sm80_weight_size(s.mode) / 24;
     work.stage = staged * (size / 24 + 0.12) + s.weights / 24.0;
-    work.store = stores * (size / 16 + output) * (1 + 8.0 / s.tile[2]);
+    work.store = stores * (stored / 16 + output) * (1 + 8.0 / s.tile[2]);
     work.blocks = (double)plan->desc.batch * (double)plan->desc.groups;
     work.blocks *= (double)convt3d__ceil_div(s.items, s.item_step);
     for (int a = 0; a < 3; a++) work.blocks *= (double)s.tiles[a];
@@ -297,7 +311,7 @@ static inline double sm80_cycles(const convt3d__plan *plan, const Sm80Shape &s)
 static inline double sm80_seconds(const convt3d__plan *plan, const Sm80Shape &s)
 {
     const bool split = s.mode == SM80_SPLIT || s.mode == SM80_SHORT, wide = s.mode == SM80_DOUBLE;
-    const double size = (double)convt3d__element_size(plan->desc.dtype);
+    const double size = (double)convt3d__element_size(plan->stored);
     Sm80Work work = sm80_work(plan, s, wide ? 7.4 : split ? 7.2 : 4.5, 0.06);
     work.multiply += 0.65 * work.weights;
     work.stage *= 0.12;
@@ -312,7 +326,8 @@ static inline void sm80_consider(const convt3d__plan *plan, Sm80Shape &best, Sm8
                                  int64_t chunk, int64_t most)
 {
     const int64_t x = sm80_bytes(plan, s, halo, chunk);
-    const int64_t stores = SM80_WARPS * sm80_store_bytes(s, convt3d__element_size(plan->desc.dtype));
+    const int64_t size = convt3d__element_size(plan->desc.dtype);
+    const int64_t stores = SM80_WARPS * sm80_store_bytes(s, halo_lists(plan) ? convt3d__max(size, 4) : size);
     if (x == INT64_MAX || x + stores > most) return;
     const int64_t weights = s.chunks > 1 ? -1 : sm80_block_weights(plan, s);
     s.weights = weights >= 0 && x + stores + weights <= most ? (int32_t)weights : 0;
@@ -612,8 +627,8 @@ __device__ __forceinline__ void sm80_multiply(const Sm80Problem<typename C::T> &
 
 // One output tap by tap, from weights as they came: what is right whatever the operands are.
 template <class T>
-__device__ __noinline__ T sm80_exact(const HaloProblem<T> &p, int64_t n, int32_t g, int32_t oc, int32_t od, int32_t oh,
-                                     int32_t ow)
+__device__ __noinline__ typename Number<T>::Accumulator
+sm80_exact(const HaloProblem<T> &p, int64_t n, int32_t g, int32_t oc, int32_t od, int32_t oh, int32_t ow)
 {
     typename Number<T>::Accumulator sum = 0;
     Taps<int32_t> d = taps_of(p.axis[0], od), h = taps_of(p.axis[1], oh), l = taps_of(p.axis[2], ow);
@@ -630,7 +645,7 @@ __device__ __noinline__ T sm80_exact(const HaloProblem<T> &p, int64_t n, int32_t
                                                 ih * p.x_stride[3] + iw * p.x_stride[4]]) *
                            Number<T>::widen(p.w[(channel * p.out_group + oc) * p.taps + tap]);
                 }
-    return p.epilogue.finish(sum, (int64_t)g * p.out_group + oc);
+    return p.epilogue.widen(sum, (int64_t)g * p.out_group + oc);
 }
 
 // What a warp's outputs have in common: the first of the block's tile and the item's phase, its first channel.
@@ -672,7 +687,8 @@ __device__ __noinline__ void sm80_store_exact(const Sm80Problem<typename C::T> &
                                ew * h.y_stride[4] + channel * h.y_stride[1];
             typename C::T v = *(const volatile typename C::T *)y;
             if (not_finite(Number<typename C::T>::widen(v)))
-                *y = sm80_exact(h, item.n, item.g, item.oc + channel, t.od + ed, t.oh + eh, t.ow + ew);
+                *y = Number<typename C::T>::round(
+                    sm80_exact(h, item.n, item.g, item.oc + channel, t.od + ed, t.oh + eh, t.ow + ew));
         }
     }
 }
@@ -719,7 +735,7 @@ __device__ __forceinline__ void sm80_write(const Sm80Problem<typename C::T> &p, 
 
 // A warp's outputs of 8 channels of one row of phases, traded through shared memory: rows of them are stored.
 template <class C> struct Sm80Trade {
-    typedef typename C::T T;
+    typedef typename C::Value T;
     static constexpr int Padding = (C::FusedW == 2 || sizeof(T) > 4 ? 16 : sizeof(T) == 2 ? 8 : 16) / sizeof(T);
     T v[8][SM80_ROWS * C::FusedW + Padding];
 };
@@ -845,6 +861,111 @@ __device__ __forceinline__ void sm80_store(const Sm80Problem<typename C::T> &p, 
         }
     }
     if (__any_sync(0xffffffffu, !finite)) sm80_store_exact<C>(p, item, first_slot);
+}
+
+// ---- outputs with a list ----
+
+// 8 channels of an output, of which the first `channels` exist, as elements of Out.
+template <class Out, class A>
+__device__ __forceinline__ void sm80_store_channels(Out *y, int64_t stride, bool lots, int32_t channels,
+                                                    const A (&v)[8])
+{
+    Out out[8];
+#pragma unroll
+    for (int c = 0; c < 8; c++) out[c] = Number<Out>::round(v[c]);
+    if (lots && channels >= 8) { store_vector(y, out);  return; }
+#pragma unroll
+    for (int c = 0; c < 8; c++) if (c < channels) y[c * stride] = out[c];
+}
+
+// 8 channels, from oc on, of one output of the row: what the warp has traded, summed exactly where it is not finite,
+// and the list. A residual may be y: nothing is stored before.
+template <class C>
+__device__ __forceinline__ void sm80_list_channels(const Sm80Problem<typename C::T> &p, const Sm80Trade<C> &trade,
+                                                   const Sm80Item &item, int32_t first_slot, int32_t at, int32_t oc,
+                                                   int32_t ed, int32_t eh)
+{
+    typedef typename C::T T;
+    typedef typename C::A A;
+    const HaloProblem<T> &h = p.h;
+    const Sm80Place t = sm80_place<C>(p, item, first_slot + at / C::FusedW);
+    const int32_t od = t.od + ed, oh = t.oh + eh, ow = t.ow + at % C::FusedW, channels = h.out_group - oc;
+    if (!t.inside || od >= h.axis[0].out || oh >= h.axis[1].out || ow >= h.axis[2].out) return;
+    A v[1][8];
+    bool finite = true;
+#pragma unroll
+    for (int c = 0; c < 8; c++) {
+        v[0][c] = trade.v[c][at];
+        finite = finite && (c >= channels || !not_finite(v[0][c]));
+    }
+    if (!finite)
+#pragma unroll
+        for (int c = 0; c < 8; c++)
+            if (c < channels && not_finite(v[0][c])) v[0][c] = sm80_exact(h, item.n, item.g, oc + c, od, oh, ow);
+    const Where place = {item.n, (int64_t)item.g * h.out_group + oc, od, oh, ow, 1, 1};
+    apply_in_registers(h.list, 0, v, [&](int c) { return place.oc + min(c, channels - 1); },
+                       [&](const Entry<A> &e, int, A (&r)[8]) {
+        const int64_t from = offset_of(place, e.stride);
+        if (e.channels && channels >= 8 && place.oc % 8 == 0) residual_vectors<T>(e.residual, from, r);
+        else
+#pragma unroll
+            for (int c = 0; c < 8; c++) {
+                T element = Number<T>::round(0);
+                if (c < channels) element = ((const T *)e.residual)[from + c * e.stride[1]];
+                r[c] = Number<T>::widen(element);
+            }
+    });
+    const int64_t to = offset_of(place, h.y_stride);
+    if (sizeof(T) == 2 && h.wide) sm80_store_channels((A *)h.y + to, h.y_stride[1], p.channel_lots, channels, v[0]);
+    else sm80_store_channels((T *)h.y + to, h.y_stride[1], p.channel_lots, channels, v[0]);
+}
+
+// As sm80_store(), a row of phases and 8 channels at a time, those which come next moving to the front of the sums: the
+// list's code stands once.
+template <class C>
+__device__ __forceinline__ void sm80_store_list(const Sm80Problem<typename C::T> &p, const Sm80Item &item,
+                                                int32_t first_slot, Sm80Sum<C> &sum)
+{
+    typedef typename C::A A;
+    constexpr int scale = Sm80Mode<C::Mode>::Scale;
+    const HaloProblem<typename C::T> &h = p.h;
+    const int32_t lane = threadIdx.x % 32, lane_channel = lane % 4 * 2;
+    Sm80Trade<C> &trade = ((Sm80Trade<C> *)(halo_shared + p.store_at))[threadIdx.x / 32];
+#pragma unroll 1
+    for (int q = 0; q < C::P; q += C::FusedW) {
+        const int ed = q / (C::FusedH * C::FusedW), eh = q / C::FusedW % C::FusedH;
+#pragma unroll 1
+        for (int n = 0; n < C::NT; n++) {
+            const int32_t oc = item.oc + n * 8, channels = h.out_group - oc;
+            if (channels > 0) {
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    const A bias = lane_channel + j < channels
+                                       ? halo_bias(h, (int64_t)item.g * h.out_group + oc + lane_channel + j) : A(0);
+#pragma unroll
+                    for (int e = 0; e < C::FusedW; e++)
+#pragma unroll
+                        for (int i = 0; i < 2 * C::M; i++) {
+                            A v = sum.v[e][0][i / 2][i % 2 * 2 + j];
+                            if constexpr (scale != 0) v = fmaf(v, 1.f / (1 << scale) / (1 << scale), bias);
+                            else v += bias;
+                            trade.v[lane_channel + j][(lane / 4 + i * 8) * C::FusedW + e] = v;
+                        }
+                }
+                __syncwarp();
+#pragma unroll 1
+                for (int i = 0; i < C::FusedW; i++)
+                    sm80_list_channels<C>(p, trade, item, first_slot, lane + 32 * i, oc, ed, eh);
+                __syncwarp();
+            }
+            if constexpr (C::NT > 1)
+#pragma unroll
+                for (int e = 0; e < C::FusedW; e++)
+                    turn<C::M * 4>(reinterpret_cast<A (&)[C::NT * C::M * 4]>(sum.v[e]));
+        }
+        if constexpr (C::P > C::FusedW)
+            turn<C::FusedW * C::NT * C::M * 4>(reinterpret_cast<A (&)[C::P * C::NT * C::M * 4]>(sum.v));
+    }
 }
 
 // ---- the kernel ----
@@ -979,7 +1100,8 @@ sm80_kernel(const __grid_constant__ Sm80Problem<typename C::T> p)
                 for (int i = 0; i < 2 * C::M; i++)
                     row[i / 2][i % 2] += (s.chunks > 1 ? (chunk & 1 ? -1 : 1) * s.stage * size : 0);
             }
-            if (active) sm80_store<C>(p, item, first_slot, sum);
+            if constexpr (C::Lists) { if (active) sm80_store_list<C>(p, item, first_slot, sum); }
+            else if (active) sm80_store<C>(p, item, first_slot, sum);
         }
     }
 }
@@ -1162,39 +1284,49 @@ convt3d_status sm80_run(const convt3d__plan *plan, const convt3d_io *io, const S
         if (i != 4 && d.y_stride[i] % 2 != 0) p.row_vectors = 0;
         if (i != 1 && d.y_stride[i] % 2 != 0) p.channel_vectors = 0;
     }
+    const int64_t stored = convt3d__element_size(plan->stored);
+    p.channel_lots = d.y_stride[1] == 1 && (uintptr_t)io->y % 16 == 0 && plan->out_group * stored % 16 == 0;
+    for (int i = 0; i < 5; i++) if (i != 1 && d.y_stride[i] * stored % 16 != 0) p.channel_lots = 0;
     int64_t blocks = d.batch * d.groups * p.item_ranges;
     for (int a = 0; a < 3; a++) blocks *= s.tiles[a];
     return convt3d__launch(error, sm80_kernel<C>, dim3((unsigned)blocks), dim3(SM80_THREADS), (size_t)s.shared,
                            io->stream, p);
 }
 
-// Calls act with the plan's instance: the one place where they are listed.
-template <int Mode, class Act> auto sm80_tile(const Sm80Shape &s, Act act)
+template <class C> convt3d_status sm80_ready(const convt3d__plan *plan, const Sm80Shape &s, convt3d_error *error)
 {
-    if constexpr (Mode != SM80_DOUBLE) {
-        if (s.p == 8) return act(Sm80Config<Mode, 8, 1>());
-        if (s.p == 4 && s.nt == 2) return act(Sm80Config<Mode, 4, 2>());
-        if (s.p == 2 && s.nt == 4) return act(Sm80Config<Mode, 2, 4>());
-        if (s.p == 1 && s.nt == 8) return act(Sm80Config<Mode, 1, 8>());
-    } else {
-        if (s.p == 2 && s.nt == 2) return act(Sm80Config<Mode, 2, 2>());
-    }
-    if (s.p == 4) return act(Sm80Config<Mode, 4, 1>());
-    if (s.p == 2) return act(Sm80Config<Mode, 2, 1>());
-    if (s.nt == 3) return act(Sm80Config<Mode, 1, 3>());
-    if (s.nt == 4) return act(Sm80Config<Mode, 1, 4>());
-    return act(Sm80Config<Mode, 1, 1>());
+    convt3d_status status = convt3d__load_kernel(error, plan, sm80_pack_kernel<C>, 0);
+    if (status != CONVT3D_OK) return status;
+    return convt3d__load_kernel(error, plan, sm80_kernel<C>, (size_t)s.shared);
 }
 
-template <class Act> auto sm80_instance(const Sm80Shape &s, Act act)
+// Calls act with the plan's instance: the one place where they are listed.
+template <int Mode, bool Lists, class Act> auto sm80_tile(const Sm80Shape &s, Act act)
+{
+    if constexpr (Mode != SM80_DOUBLE) {
+        if (s.p == 8) return act(Sm80Config<Mode, 8, 1, Lists>());
+        if (s.p == 4 && s.nt == 2) return act(Sm80Config<Mode, 4, 2, Lists>());
+        if (s.p == 2 && s.nt == 4) return act(Sm80Config<Mode, 2, 4, Lists>());
+        if (s.p == 1 && s.nt == 8) return act(Sm80Config<Mode, 1, 8, Lists>());
+    } else {
+        if (s.p == 2 && s.nt == 2) return act(Sm80Config<Mode, 2, 2, Lists>());
+    }
+    if (s.p == 4) return act(Sm80Config<Mode, 4, 1, Lists>());
+    if (s.p == 2) return act(Sm80Config<Mode, 2, 1, Lists>());
+    if (s.nt == 3) return act(Sm80Config<Mode, 1, 3, Lists>());
+    if (s.nt == 4) return act(Sm80Config<Mode, 1, 4, Lists>());
+    return act(Sm80Config<Mode, 1, 1, Lists>());
+}
+
+template <bool Lists, class Act> auto sm80_instance(const Sm80Shape &s, Act act)
 {
     switch (s.mode) {
-    case SM80_SPLIT: return sm80_tile<SM80_SPLIT>(s, act);
-    case SM80_SHORT: return sm80_tile<SM80_SHORT>(s, act);
-    case SM80_TF32: return sm80_tile<SM80_TF32>(s, act);
-    case SM80_HALF: return sm80_tile<SM80_HALF>(s, act);
-    case SM80_BFLOAT: return sm80_tile<SM80_BFLOAT>(s, act);
-    default: return sm80_tile<SM80_DOUBLE>(s, act);
+    case SM80_SPLIT: return sm80_tile<SM80_SPLIT, Lists>(s, act);
+    case SM80_SHORT: return sm80_tile<SM80_SHORT, Lists>(s, act);
+    case SM80_TF32: return sm80_tile<SM80_TF32, Lists>(s, act);
+    case SM80_HALF: return sm80_tile<SM80_HALF, Lists>(s, act);
+    case SM80_BFLOAT: return sm80_tile<SM80_BFLOAT, Lists>(s, act);
+    default: return sm80_tile<SM80_DOUBLE, Lists>(s, act);
     }
 }
 
@@ -1253,7 +1385,7 @@ extern "C" int64_t convt3d__dense_sm80_workspace(const convt3d__plan *plan)
 {
     using namespace convt3d_cuda;
     const Sm80Shape s = sm80_shape(plan);
-    return sm80_instance(s, [&](auto config) { return sm80_weight_bytes<decltype(config)>(plan, s); });
+    return sm80_instance<false>(s, [&](auto config) { return sm80_weight_bytes<decltype(config)>(plan, s); });
 }
 
 extern "C" int64_t convt3d__dense_sm80_packed(const convt3d__plan *plan)
@@ -1269,7 +1401,7 @@ extern "C" convt3d_status convt3d__dense_sm80_pack(const convt3d__plan *plan, co
     convt3d_status status = convt3d__check_device(plan, error);
     if (status != CONVT3D_OK) return status;
     const Sm80Shape s = sm80_shape(plan, walk);
-    return sm80_instance(s, [&](auto config) {
+    return sm80_instance<false>(s, [&](auto config) {
         return sm80_pack<decltype(config)>(plan, s, walk, w, packed, true, stream, error);
     });
 }
@@ -1277,13 +1409,9 @@ extern "C" convt3d_status convt3d__dense_sm80_pack(const convt3d__plan *plan, co
 extern "C" convt3d_status convt3d__dense_sm80_ready(const convt3d__plan *plan, convt3d_error *error)
 {
     using namespace convt3d_cuda;
+    if (halo_lists(plan)) return convt3d__dense_sm80_list_ready(plan, error);
     const Sm80Shape s = sm80_shape(plan);
-    return sm80_instance(s, [&](auto config) {
-        typedef decltype(config) C;
-        convt3d_status status = convt3d__load_kernel(error, plan, sm80_pack_kernel<C>, 0);
-        if (status != CONVT3D_OK) return status;
-        return convt3d__load_kernel(error, plan, sm80_kernel<C>, (size_t)s.shared);
-    });
+    return sm80_instance<false>(s, [&](auto config) { return sm80_ready<decltype(config)>(plan, s, error); });
 }
 
 extern "C" convt3d_status convt3d__dense_sm80_run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error)
@@ -1292,8 +1420,28 @@ extern "C" convt3d_status convt3d__dense_sm80_run(const convt3d__plan *plan, con
     Sm80Walk walk[3];
     convt3d_status status = convt3d__check_device(plan, error);
     if (status != CONVT3D_OK) return status;
+    if (halo_lists(plan)) return convt3d__dense_sm80_list_run(plan, io, error);
     const Sm80Shape s = sm80_shape(plan, walk);
-    return sm80_instance(s, [&](auto config) { return sm80_run<decltype(config)>(plan, io, s, walk, error); });
+    return sm80_instance<false>(s, [&](auto config) { return sm80_run<decltype(config)>(plan, io, s, walk, error); });
+}
+
+#endif
+#if CONVT3D__PART(13)
+
+extern "C" convt3d_status convt3d__dense_sm80_list_ready(const convt3d__plan *plan, convt3d_error *error)
+{
+    using namespace convt3d_cuda;
+    const Sm80Shape s = sm80_shape(plan);
+    return sm80_instance<true>(s, [&](auto config) { return sm80_ready<decltype(config)>(plan, s, error); });
+}
+
+extern "C" convt3d_status convt3d__dense_sm80_list_run(const convt3d__plan *plan, const convt3d_io *io,
+                                                       convt3d_error *error)
+{
+    using namespace convt3d_cuda;
+    Sm80Walk walk[3];
+    const Sm80Shape s = sm80_shape(plan, walk);
+    return sm80_instance<true>(s, [&](auto config) { return sm80_run<decltype(config)>(plan, io, s, walk, error); });
 }
 
 #endif

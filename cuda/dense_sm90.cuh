@@ -13,9 +13,11 @@
 //           wgmma). Every 16*U products the sums leave the matrix unit's accumulator, which truncates, for an f32
 //           register.
 // Others    f16, bf16: one product, accumulated in the matrix unit. CONVT3D_TF32: one tf32 product.
+// List      instances of their own keep results in f32 in the ring; the warps that store apply the list on the way,
+//           beside the products of the next tile, and round if y is not wide. Not yet measured.
 // NaN, inf  x or w that holds any is seen by the splitting pass (weights: by packing) and the outputs of that sample,
-//           or channel (eight of them but for f32), are computed again by dense_repair_kernel, which otherwise ends at
-//           once. One product needs this for w alone; tf32 also where x or w holds subnormals.
+//           or channel (eight of them but for f32 without a list), are computed again by dense_repair_kernel, which
+//           otherwise ends at once. One product needs this for w alone; tf32 also where x or w holds subnormals.
 // Launches  f32: scales, operands, for large samples what the guess of split.cuh missed, main, repair; one product has
 //           no scales. Each starts while the one before ends (programmatic dependent launch).
 // Requires  sm_90; not f64; for f32 4 channels a group; at most 640 taps, 64 phases (w phases of a stride of 2 count
@@ -39,9 +41,13 @@ CONVT3D__HIDDEN convt3d_status convt3d__dense_sm90_pack(const convt3d__plan *pla
 CONVT3D__HIDDEN convt3d_status convt3d__dense_sm90_run(const convt3d__plan *plan, const convt3d_io *io,
                                                        convt3d_error *error);
 CONVT3D__HIDDEN convt3d_status convt3d__dense_sm90_ready(const convt3d__plan *plan, convt3d_error *error);
+// The instances that apply lists, CONVT3D_CUDA_PART 12.
+CONVT3D__HIDDEN convt3d_status convt3d__dense_sm90_list_run(const convt3d__plan *plan, const convt3d_io *io,
+                                                            convt3d_error *error);
+CONVT3D__HIDDEN convt3d_status convt3d__dense_sm90_list_ready(const convt3d__plan *plan, convt3d_error *error);
 }
 
-#if CONVT3D__PART(2)
+#if CONVT3D__PART(2) || CONVT3D__PART(12)
 
 namespace convt3d_cuda {
 
@@ -52,12 +58,13 @@ enum { DENSE_MOST_X = 6, DENSE_MOST_CHUNKS = 4, DENSE_BARRIER_BYTES = 384, DENSE
 
 // ---- the walk over taps, made on the host ----
 
-struct DensePhase { uint16_t begin, end; int32_t d, h, w; };           // stages; its first output on each axis
-struct DenseStage { int32_t base; uint16_t length, first[2], count[2]; };  // shift; positions; steps of each w phase
+struct DensePhase { uint8_t begin, end, d, h, w; };         // stages; its first output on each axis
+struct DenseStage { uint16_t length, first[2], count[2]; }; // positions; steps of each w phase
 
 struct DenseTable {
     int phases, stages, steps;
     DensePhase phase[DENSE_MOST_PHASES];
+    int32_t base[DENSE_MOST_STAGES];        // of a stage: its first shift
     DenseStage stage[DENSE_MOST_STAGES];
     uint16_t offset[DENSE_MOST_STEPS];      // of a step (one k of the matrix unit), in cells from its segment's first
 };
@@ -72,11 +79,17 @@ template <> struct DenseMode<DENSE_TF32> { typedef float T; typedef Tf32 Operand
 static constexpr int dense_least(int a, int b) { return a < b ? a : b; }
 static constexpr int dense_most(int a, int b) { return a < b ? b : a; }
 
-// One instance: NB channels, R times 64 positions a warpgroup, Q w phases, U steps a slot of weights.
-template <int Mode_, int NB_, int R_, int Q_, int U_> struct DenseTile {
+template <bool Wide, class T> struct DenseChunk { typedef T Value; };
+template <class T> struct DenseChunk<true, T> { typedef float Value; };
+
+// One instance: NB channels, R times 64 positions a warpgroup, Q w phases, U steps a slot of weights. Lists: results
+// stay f32 in their ring, and the warps that store them apply the list, and round if y is not wide.
+template <int Mode_, int NB_, int R_, int Q_, int U_, bool Lists_> struct DenseTile {
     typedef typename DenseMode<Mode_>::T T;
+    typedef typename DenseChunk<Lists_, T>::Value Value;            // a result in the ring
     typedef typename DenseMode<Mode_>::Operand Operand;
     static constexpr int Mode = Mode_, NB = NB_, R = R_, Q = Q_, U = U_;
+    static constexpr bool Lists = Lists_;
     static constexpr int Kind = DenseMode<Mode>::Kind, Parts = CellKind<Kind>::Parts;
     static constexpr int Rows = Parts * NB;                         // of the weights' operand
     static constexpr int Positions = R * 128;
@@ -85,16 +98,20 @@ template <int Mode_, int NB_, int R_, int Q_, int U_> struct DenseTile {
     static constexpr int Ping = Q * R * NB / 2 + 2 * NB <= 200 ? 2 : 1;     // accumulators of a split, by registers
     static constexpr int SlotBytes = U * 2 * Rows * 16;
     static constexpr int Columns = Q * 64;                          // of a chunk of results, R of them a warpgroup
-    static constexpr int RowPitch = Columns + (sizeof(T) == 4 ? 4 : 8);     // between channels: keeps banks apart
+    static constexpr int RowPitch = Columns + (sizeof(Value) == 4 ? 4 : 8);     // between channels: keeps banks apart
     // Between columns, where channels lie together; the same.
-    static constexpr int CellPitch = Q == 2 && sizeof(T) == 4 ? NB + 4 : NB % 16 == 0 ? NB + 8 : NB;
-    static constexpr int ChunkBytes = dense_most(NB * RowPitch, Columns * CellPitch) * (int)sizeof(T);
+    static constexpr int CellPitch = Q == 2 && sizeof(Value) == 4 ? NB + 4 : NB % 16 == 0 ? NB + 8 : NB;
+    static constexpr int ChunkBytes = dense_most(NB * RowPitch, Columns * CellPitch) * (int)sizeof(Value);
     // A ring for all of a tile is worth less than long stages, but where these are short anyway.
     static constexpr int RingBytes = (Mode == DENSE_SPLIT && Q == 1 ? 58 : 28) * 1024;
     static constexpr int Chunks = dense_least(R, dense_most(1, RingBytes / ChunkBytes));
     static constexpr int ScaleBytes = 4 * NB * 4;                   // DenseScales
-    static constexpr int MultiplyRegisters = Q == 1 ? 216 : 200;    // of a thread, by role: 512 in all
-    static constexpr int StoreRegisters = Q == 1 ? 56 : 80, LoadRegisters = Q == 1 ? 24 : 32;
+    // Of a thread, by role; multiplying counts twice, 512 in all. What has a list wants more to store.
+    static constexpr int MultiplyRegisters =
+        !Lists ? (Q == 1 ? 216 : 200) : Mode != DENSE_SPLIT ? 176 : Q == 1 ? 208 : 200;
+    static constexpr int LoadRegisters = Lists ? (Mode != DENSE_SPLIT ? 32 : 24) : Q == 1 ? 24 : 32;
+    static constexpr int StoreRegisters = 512 - 2 * MultiplyRegisters - LoadRegisters;
+    static constexpr int Listed = Mode == DENSE_SPLIT ? 4 : 8;  // results that a list is applied to at a time
     static constexpr int FixedBytes = DENSE_BARRIER_BYTES + WeightSlots * SlotBytes +
                                       2 * (Chunks * ChunkBytes + ScaleBytes);
 };
@@ -116,7 +133,54 @@ struct DenseProblem {
     Divisor grid, rest, phases, block;              // blocks of threads; units but for `full`; phases; blocks
     DenseTable table;
 };
-static_assert(sizeof(DenseProblem) <= 4096, "a kernel's parameters");
+
+// What says that outputs are to be computed again.
+struct DenseFlags {
+    const int *x_exponent, *w;
+    const uint32_t *subnormal;              // of each sample; this and x_exponent: null where x needs no repair
+    int count, flag;                        // how many of w there are, and what says so; of a channel:
+    int rows, step;                         // rows that share one; from one of a channel to its next, or 0
+};
+
+// What an instance that applies lists wants besides.
+template <class T, bool Lists> struct DenseFollows {};
+template <class T> struct DenseFollows<T, true> {
+    List<T> list;
+    DenseFlags flags;
+    int wide;                               // y has f32, whatever T
+};
+static_assert(sizeof(DenseProblem) + sizeof(DenseFollows<float, true>) <= 4096, "a kernel's parameters");
+
+__device__ __forceinline__ bool dense_bad_sample(const DenseFlags &f, int n)
+{
+    return (f.x_exponent && f.x_exponent[n] == NOT_FINITE) || (f.subnormal && f.subnormal[n] != 0);
+}
+
+__device__ __forceinline__ bool dense_bad_row(const DenseFlags &f, int row)
+{
+    int i = row / f.rows;
+    bool any = f.w[i] == f.flag;
+    if (f.step > 0) for (i += f.step; i < f.count && !any; i += f.step) any = f.w[i] == f.flag;
+    return any;
+}
+
+// Lists: eight rows are stored, or left to be repaired, together.
+__device__ __forceinline__ bool dense_bad_octet(const DenseFlags &f, int octet)
+{
+    bool any = false;
+    for (int i = 0; i < 8; i += f.rows) any = any || dense_bad_row(f, octet * 8 + i);
+    return any;
+}
+
+// Of this thread's share.
+__device__ __forceinline__ bool dense_bad_any(const DenseFlags &f, int batch, int threads)
+{
+    bool any = false;
+    for (int n = threadIdx.x; n < batch; n += threads) any = any || dense_bad_sample(f, n);
+#pragma unroll 4
+    for (int i = threadIdx.x; i < f.count; i += threads) any = any || f.w[i] == f.flag;
+    return any;
+}
 
 #if CONVT3D__SM90A
 
@@ -197,7 +261,7 @@ template <class C> __device__ __forceinline__ void dense_load_x(const DenseProbl
         int64_t cells = (int64_t)(work.block / p.blocks_group) * p.plane_blocks * p.cells;
         for (int block = 0; block < p.plane_blocks; block++, cells += p.cells)
             for (int i = phase.begin; i < phase.end; i++) {
-                int first = work.position + p.table.stage[i].base, length = p.table.stage[i].length;
+                int first = work.position + p.table.base[i], length = p.table.stage[i].length;
                 if (dense_skips(p, first, length)) continue;
                 barrier_wait(s.x_empty + ring.index * 8, ring.parity ^ 1);
                 if (lane == 0) barrier_expect(s.x_full + ring.index * 8, (uint32_t)(p.cells * length * 16));
@@ -222,7 +286,7 @@ template <class C> __device__ __forceinline__ void dense_load_w(const DenseProbl
             const uint4 *w = p.weights + (int64_t)(work.block * p.plane_blocks + block) * p.table.steps * (2 * C::Rows);
             for (int i = phase.begin; i < phase.end; i++) {
                 const DenseStage &stage = p.table.stage[i];
-                if (dense_skips(p, work.position + stage.base, stage.length)) continue;
+                if (dense_skips(p, work.position + p.table.base[i], stage.length)) continue;
                 for (int q = 0; q < C::Q; q++)
                     for (int done = 0; done < stage.count[q]; done += C::U) {
                         int steps = min(stage.count[q] - done, C::U);
@@ -467,14 +531,14 @@ template <class C> struct DenseUnscale {
     }
 };
 
-// The one place where accumulators become results: 64 positions of the warpgroup, as values of y's type in `chunk`.
+// The one place where accumulators become results: 64 positions of the warpgroup, as values of the ring in `chunk`.
 // Element 4*b + i of sum belongs to channel 8*b + lane%4*2 + i%2 and position warp*16 + lane/4 + i/2*8.
 template <class C>
 __device__ __forceinline__ void dense_finish(const float (&sum)[C::Q][C::R][C::NB / 2], int r,
                                              const DenseUnscale<C> &scale, const DenseScales<C> *scales,
-                                             typename C::T *chunk, bool by_channel)
+                                             typename C::Value *chunk, bool by_channel)
 {
-    typedef typename C::T T;
+    typedef typename C::Value T;
     typedef DensePair<T> Pair;
     const int lane = threadIdx.x % 32, position = threadIdx.x / 32 % 4 * 16 + lane / 4;
 #pragma unroll
@@ -521,7 +585,7 @@ __device__ __forceinline__ void dense_put(const DenseProblem &p, const DenseShar
     for (int r = 0; r < C::R; r++) {
         const uint32_t at = DenseShared::ring(group, ring.index);
         barrier_wait(s.y_empty + at, ring.parity ^ 1);
-        dense_finish<C>(sum, r, scale, scales, (typename C::T *)(shared + (s.chunk<C>(group, ring.index) - origin)),
+        dense_finish<C>(sum, r, scale, scales, (typename C::Value *)(shared + (s.chunk<C>(group, ring.index) - origin)),
                         p.y_stride[1] == 1);
         barrier_arrive(s.y_full + at);
         ring.next(C::Chunks);
@@ -702,6 +766,242 @@ __device__ __forceinline__ void dense_store(const DenseProblem &p, const DenseSh
     }
 }
 
+// ---- results with a list: applied on the way to y ----
+//
+// The warps that store apply it, while the matrix unit multiplies the next tile. A residual may be y, so what
+// dense_repair_kernel computes again is not stored here if there is one.
+
+template <int Bytes> struct DenseWord;
+template <> struct DenseWord<2> { typedef uint16_t Bits; };
+template <> struct DenseWord<4> { typedef uint32_t Bits; };
+template <> struct DenseWord<8> { typedef uint2 Bits; };
+template <> struct DenseWord<16> { typedef uint4 Bits; };
+
+// N neighbours, as elements of Out in one store.
+template <class Out, int N> __device__ __forceinline__ void dense_store_as(bool real, Out *to, const float *v)
+{
+    union { Out at[N];  typename DenseWord<N * (int)sizeof(Out)>::Bits bits; } lot = {};
+#pragma unroll
+    for (int i = 0; i < N; i++) lot.at[i] = Number<Out>::round(v[i]);
+    dense_store_if(real, (char *)to, lot.bits);
+}
+
+// Where the list is applied: of which tile, in which phase.
+template <class C> struct DenseListed {
+    const DenseProblem &p;
+    const DenseFollows<typename C::T, true> &f;
+    const DensePhase &phase;
+    DenseChannels channels;
+    uint32_t bad;               // octets of channels that are left to be repaired
+    bool repairs;               // there may be such, or such samples
+    __device__ __forceinline__ DenseListed(const DenseProblem &problem,
+                                           const DenseFollows<typename C::T, true> &follows, const DensePhase &of,
+                                           int block, bool some)
+        : p(problem), f(follows), phase(of), channels(DenseChannels::of<C>(problem, block)), bad(0), repairs(some)
+    {
+        if (!repairs) return;
+        const int lane = threadIdx.x % 32;
+        bad = __ballot_sync(0xffffffffu, lane < C::NB / 8 && dense_bad_octet(f.flags, channels.row / 8 + lane));
+    }
+    // A position's output in elements from channel 0, negative: none is stored. *pair as of dense_where().
+    __device__ __forceinline__ int64_t at(int position, bool *pair) const
+    {
+        int64_t where = dense_where(p, phase, position, 1, pair);
+        if (repairs && where >= 0) {
+            uint32_t rest, n = divide(divide((uint32_t)position, p.plane, &rest), p.d, &rest);
+            if (dense_bad_sample(f.flags, (int)n)) { where = -1;  *pair = false; }
+        }
+        return where;
+    }
+    // N neighbours to elements `to` and on of y.
+    template <int N> __device__ __forceinline__ void store(bool real, int64_t to, const float *v) const
+    {
+        typedef typename C::T T;
+        if (sizeof(T) == 4 || f.wide) dense_store_as<float, N>(real, (float *)p.y + to, v);
+        else dense_store_as<T, N>(real, (T *)p.y + to, v);
+    }
+    // The same output in a tensor of any strides, for a position that has one.
+    __device__ __forceinline__ int64_t at(int position, const int64_t (&stride)[5]) const
+    {
+        uint32_t d, h, w, n = divide(divide(divide((uint32_t)position, p.w, &w), p.h, &h), p.d, &d);
+        return n * stride[0] + (phase.d + (int64_t)d * p.stride[0]) * stride[2] +
+               (phase.h + (int64_t)h * p.stride[1]) * stride[3] + (phase.w + (int64_t)w * p.stride[2]) * stride[4];
+    }
+    __device__ __forceinline__ bool stores(int channel) const { return !(bad >> channel / 8 & 1); }
+};
+
+// As dense_store_rows: a lane takes pairs of columns, and every second channel from `first` on.
+template <class C>
+__device__ __forceinline__ void dense_list_rows(const DenseListed<C> &l, int position, const float *chunk, int first,
+                                                uint32_t full, uint32_t parity)
+{
+    typedef typename C::T T;
+    constexpr int N = C::Listed, Batch = N / (2 * C::Q);
+    const DenseProblem &p = l.p;
+    const List<T> &list = l.f.list;
+    const int lane = threadIdx.x % 32, count = min(C::NB, l.channels.left);
+    const int64_t step = p.y_stride[1];
+    int64_t at[C::Q][2];
+    bool whole = step % 2 == 0 && (uintptr_t)p.y % (l.f.wide ? 8 : 2 * sizeof(T)) == 0;
+#pragma unroll
+    for (int k = 0; k < C::Q; k++) {
+        bool pair, other;
+        at[k][0] = l.at(position + (C::Q == 2 ? k * 32 + lane : 2 * lane), &pair);
+        if (C::Q == 2) at[k][1] = pair ? at[k][0] + p.y_stride[4] : -1;
+        else at[k][1] = l.at(position + 2 * lane + 1, &other);
+        whole = whole && (at[k][0] >= 0 ? at[k][0] % 2 == 0 && at[k][1] == at[k][0] + 1 : at[k][1] < 0);
+    }
+    whole = __all_sync(0xffffffffu, whole);
+    if (list.residual < list.count && list.entry[list.residual].like_y)
+        for (int c = first; c < count; c += 2)
+#pragma unroll
+            for (int k = 0; k < C::Q; k++)
+                if (at[k][0] >= 0)
+                    ask_early((const T *)list.entry[list.residual].residual + at[k][0] + (l.channels.oc + c) * step);
+    barrier_wait(full, parity);
+#pragma unroll 1
+    for (int c = first; c < count; c += 2 * Batch) {
+        float v[1][N];                          // of channel c + 2*i, columns k and j: (i*Q + k)*2 + j
+        auto channel = [&](int i) { return min(c + i / (2 * C::Q) * 2, count - 1); };
+        auto real = [&](int i) { return at[i / 2 % C::Q][i % 2] >= 0 && c + i / (2 * C::Q) * 2 < count; };
+#pragma unroll
+        for (int i = 0; i < N; i += 2) {
+            const float *from = chunk + (c + i / (2 * C::Q) * 2) * C::RowPitch;
+            const float2 pair = *(const float2 *)(from + i / 2 % C::Q * 64 + 2 * lane);
+            v[0][i] = pair.x;
+            v[0][i + 1] = pair.y;
+        }
+        apply_in_registers(list, 0, v, [&](int i) { return l.channels.oc + channel(i); },
+                           [&](const Entry<float> &e, int, float (&r)[N]) {
+            const T *from = (const T *)e.residual;
+            const bool pairs = whole && e.like_y && e.aligned;
+#pragma unroll
+            for (int i = 0; i < N; i += 2) {
+                DensePair<T> pair = {{Number<T>::round(0), Number<T>::round(0)}};
+                const int64_t oc = l.channels.oc + channel(i);
+                if (e.like_y) {
+                    const T *row = from + oc * step;
+                    if (pairs) { if (real(i)) pair = *(const DensePair<T> *)(row + at[i / 2 % C::Q][0]); }
+                    else {
+                        if (real(i)) pair.at[0] = row[at[i / 2 % C::Q][0]];
+                        if (real(i + 1)) pair.at[1] = row[at[i / 2 % C::Q][1]];
+                    }
+                } else {
+#pragma unroll
+                    for (int j = 0; j < 2; j++) {
+                        const int q = position + (C::Q == 2 ? i / 2 % C::Q * 32 + lane : 2 * lane + j);
+                        const int64_t second = C::Q == 2 && j == 1 ? e.stride[4] : 0;
+                        if (real(i + j)) pair.at[j] = from[l.at(q, e.stride) + oc * e.stride[1] + second];
+                    }
+                }
+                r[i] = Number<T>::widen(pair.at[0]);
+                r[i + 1] = Number<T>::widen(pair.at[1]);
+            }
+        });
+#pragma unroll
+        for (int i = 0; i < N; i += 2) {
+            const bool stores = l.stores(channel(i));
+            const int64_t oc = (l.channels.oc + channel(i)) * step;
+            if (whole) l.template store<2>(real(i) && stores, oc + at[i / 2 % C::Q][0], v[0] + i);
+            else {
+                l.template store<1>(real(i) && stores, oc + at[i / 2 % C::Q][0], v[0] + i);
+                l.template store<1>(real(i + 1) && stores, oc + at[i / 2 % C::Q][1], v[0] + i + 1);
+            }
+        }
+    }
+}
+
+// As dense_store_cells: lanes take lots of neighbouring channels, of columns of half the chunk from `position` on.
+template <class C, int Lot>
+__device__ __forceinline__ void dense_list_cells(const DenseListed<C> &l, int position, const float *chunk, int64_t at,
+                                                 uint32_t pairs)
+{
+    typedef typename C::T T;
+    constexpr int N = C::Listed, Batch = N / Lot, Units = C::NB / Lot;
+    static_assert(C::Q * Units % Batch == 0, "");
+    struct alignas(Lot * 4) Values { float at[Lot]; };
+    const DenseProblem &p = l.p;
+    const int lane = threadIdx.x % 32, count = min(C::NB, l.channels.left);
+#pragma unroll 1
+    for (int first = lane; first < 32 * C::Q * Units; first += 32 * Batch) {
+        float v[1][N];
+        int64_t to[Batch];                      // negative: not stored
+#pragma unroll
+        for (int b = 0; b < Batch; b++) {
+            const int column = (first + b * 32) / Units, c = (first + b * 32) % Units * Lot;
+            const int64_t where = __shfl_sync(0xffffffffu, at, column / C::Q);
+            const bool second = C::Q == 2 && column % 2 != 0, real = !second || (pairs >> column / 2 & 1);
+            to[b] = where >= 0 && c < count && real && l.stores(c) ? where + (second ? p.y_stride[4] : 0) + c : -1;
+            Values values = *(const Values *)(chunk + column * C::CellPitch + c);
+#pragma unroll
+            for (int j = 0; j < Lot; j++) v[0][b * Lot + j] = values.at[j];
+        }
+        auto channel = [&](int i) {
+            return l.channels.oc + min((first + i / Lot * 32) % Units * Lot + i % Lot, count - 1);
+        };
+        apply_in_registers(l.f.list, 0, v, channel, [&](const Entry<float> &e, int, float (&r)[N]) {
+#pragma unroll
+            for (int b = 0; b < Batch; b++) {
+                float (&lot)[Lot] = reinterpret_cast<float (&)[Lot]>(r[b * Lot]);
+#pragma unroll
+                for (int j = 0; j < Lot; j++) lot[j] = 0;
+                if (to[b] < 0) continue;
+                const int column = (first + b * 32) / Units;
+                const int64_t second = C::Q == 2 && column % 2 != 0 ? e.stride[4] : 0;
+                const int64_t from = e.like_y ? l.channels.oc + to[b]
+                                              : l.at(position + column / C::Q, e.stride) + second +
+                                                    channel(b * Lot) * e.stride[1];
+                if (Lot > 1 && e.channels) residual_vectors<T>(e.residual, from, lot);
+                else
+#pragma unroll
+                    for (int j = 0; j < Lot; j++)
+                        lot[j] = Number<T>::widen(((const T *)e.residual)[from + j * e.stride[1]]);
+            }
+        });
+#pragma unroll
+        for (int b = 0; b < Batch; b++)
+            l.template store<Lot>(to[b] >= 0, l.channels.oc + to[b], v[0] + b * Lot);
+    }
+}
+
+template <class C>
+__device__ __forceinline__ void dense_list_chunk(const DenseListed<C> &l, int position, const float *chunk, int half,
+                                                 uint32_t full, uint32_t parity)
+{
+    if (l.p.y_stride[1] != 1) { dense_list_rows<C>(l, position, chunk, half, full, parity);  return; }
+    bool pair;
+    const int lane = threadIdx.x % 32;
+    const int64_t at = l.at(position + half * 32 + lane, &pair);
+    const uint32_t pairs = __ballot_sync(0xffffffffu, pair);
+    chunk += half * 32 * C::Q * C::CellPitch;
+    position += half * 32;
+    barrier_wait(full, parity);
+    if (l.p.y_vectors) dense_list_cells<C, 4>(l, position, chunk, at, pairs);
+    else dense_list_cells<C, 1>(l, position, chunk, at, pairs);
+}
+
+template <class C>
+__device__ __forceinline__ void dense_store_listed(const DenseProblem &p, const DenseFollows<typename C::T, true> &f,
+                                                   const DenseShared &s, const unsigned char *shared, bool repairs)
+{
+    const int warp = threadIdx.x / 32 % 4, group = warp / 2, half = warp % 2;
+    const uint32_t origin = (uint32_t)__cvta_generic_to_shared(shared);
+    Ring ring;
+    for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
+        DenseWork work(p, tile, C::Positions);
+        const DenseListed<C> l(p, f, p.table.phase[work.phase], work.block, repairs);
+#pragma unroll 1
+        for (int r = 0; r < C::R; r++) {
+            const int position = work.position + (group * C::R + r) * 64;
+            const uint32_t barrier = DenseShared::ring(group, ring.index);
+            const float *chunk = (const float *)(shared + (s.chunk<C>(group, ring.index) - origin));
+            dense_list_chunk<C>(l, position, chunk, half, s.y_full + barrier, ring.parity);
+            barrier_arrive(s.y_empty + barrier);
+            ring.next(C::Chunks);
+        }
+    }
+}
+
 template <class C>
 __device__ __forceinline__ void dense_consume(const DenseProblem &p, const DenseShared &s, unsigned char *shared)
 {
@@ -723,7 +1023,7 @@ __device__ __forceinline__ void dense_consume(const DenseProblem &p, const Dense
         for (int block = 0; block < p.plane_blocks; block++)
             for (int i = phase.begin; i < phase.end; i++) {
                 const DenseStage &stage = p.table.stage[i];
-                if (dense_skips(p, work.position + stage.base, stage.length)) continue;
+                if (dense_skips(p, work.position + p.table.base[i], stage.length)) continue;
                 barrier_wait(s.x_full + segment.index * 8, segment.parity);
                 cursor.a = wgmma_advance(a0, segment.index * p.cells * p.segment);
 #pragma unroll
@@ -738,7 +1038,8 @@ __device__ __forceinline__ void dense_consume(const DenseProblem &p, const Dense
 #endif
 
 template <class C>
-__global__ void __launch_bounds__(DENSE_THREADS, 1) dense_kernel(const __grid_constant__ DenseProblem p)
+__global__ void __launch_bounds__(DENSE_THREADS, 1)
+dense_kernel(const __grid_constant__ DenseProblem p, const __grid_constant__ DenseFollows<typename C::T, C::Lists> f)
 {
 #if CONVT3D__SM90A
     extern __shared__ __align__(128) unsigned char dense_shared[];
@@ -761,6 +1062,9 @@ __global__ void __launch_bounds__(DENSE_THREADS, 1) dense_kernel(const __grid_co
     }
     __syncthreads();
     wait_for_previous();
+    [[maybe_unused]] bool repairs = false;
+    if constexpr (C::Lists)
+        if (f.list.residual < f.list.count) repairs = __syncthreads_or(dense_bad_any(f.flags, p.batch, DENSE_THREADS));
     int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
     if (warp < 8) {
         take_registers<C::MultiplyRegisters>();
@@ -771,7 +1075,8 @@ __global__ void __launch_bounds__(DENSE_THREADS, 1) dense_kernel(const __grid_co
         if (warp == 9) dense_load_w<C>(p, s);
     } else {
         give_registers<C::StoreRegisters>();
-        dense_store<C>(p, s, dense_shared);
+        if constexpr (C::Lists) dense_store_listed<C>(p, f, s, dense_shared, repairs);
+        else dense_store<C>(p, s, dense_shared);
     }
 #endif
 }
@@ -906,10 +1211,7 @@ static __global__ void __launch_bounds__(SPLIT_THREADS) dense_again_kernel(const
 struct DenseRepairProblem {
     const void *x, *w, *bias;
     void *y;
-    const int *x_exponent, *w_flags;
-    const uint32_t *subnormal;              // of each sample; this and x_exponent: null where x needs no repair
-    int flags, flag;                        // how many of w there are, and what says so; of a channel:
-    int flag_rows, flag_step;               // rows that share one; from one of a channel to its next, or 0
+    DenseFlags flags;
     Axis<int32_t> axis[3];
     int batch, channels, in_group, out_group, blocks_group, row_block;
     int64_t x_stride[5], y_stride[5];
@@ -937,35 +1239,30 @@ __device__ __forceinline__ float dense_exact(const DenseRepairProblem &p, int n,
     return sum;
 }
 
-template <class T>
-__global__ void __launch_bounds__(256) dense_repair_kernel(const __grid_constant__ DenseRepairProblem p)
+template <class T, bool Lists>
+__global__ void __launch_bounds__(256) dense_repair_kernel(const __grid_constant__ DenseRepairProblem p,
+                                                           const __grid_constant__ DenseFollows<T, Lists> f)
 {
-    auto bad = [&](int n) {
-        return (p.x_exponent && p.x_exponent[n] == NOT_FINITE) || (p.subnormal && p.subnormal[n] != 0);
-    };
-    auto bad_row = [&](int row) {
-        int i = row / p.flag_rows;
-        bool any = p.w_flags[i] == p.flag;
-        if (p.flag_step > 0) for (i += p.flag_step; i < p.flags && !any; i += p.flag_step) any = p.w_flags[i] == p.flag;
-        return any;
-    };
-    int any = 0;
     wait_for_previous();
-    for (int n = threadIdx.x; n < p.batch; n += 256) any |= bad(n);
-#pragma unroll 4
-    for (int i = threadIdx.x; i < p.flags; i += 256) any |= p.w_flags[i] == p.flag;
-    if (!__syncthreads_or(any)) return;
+    if (!__syncthreads_or(dense_bad_any(p.flags, p.batch, 256))) return;
     const Epilogue<T> epilogue = {(const T *)p.bias};
     const int outputs = p.axis[0].out * p.axis[1].out * p.axis[2].out;
     for (int i = 0; i < p.batch * p.channels; i++) {
         int n = i / p.channels, oc = i % p.channels, g = oc / p.out_group, c = oc % p.out_group;
         int row = (g * p.blocks_group + c / p.row_block) * p.row_block + c % p.row_block;
-        if (!bad(n) && !bad_row(row)) continue;
+        if (!dense_bad_sample(p.flags, n) && !(Lists ? dense_bad_octet(p.flags, row / 8) : dense_bad_row(p.flags, row)))
+            continue;
         for (int o = blockIdx.x * 256 + threadIdx.x; o < outputs; o += gridDim.x * 256) {
             int ow = o % p.axis[2].out, oh = o / p.axis[2].out % p.axis[1].out, od = o / p.axis[2].out / p.axis[1].out;
             Taps<int32_t> t[3] = {taps_of(p.axis[0], od), taps_of(p.axis[1], oh), taps_of(p.axis[2], ow)};
-            ((T *)p.y)[n * p.y_stride[0] + oc * p.y_stride[1] + od * p.y_stride[2] + oh * p.y_stride[3] +
-                       ow * p.y_stride[4]] = epilogue.finish(dense_exact<T>(p, n, oc, t), oc);
+            int64_t at = n * p.y_stride[0] + oc * p.y_stride[1] + od * p.y_stride[2] + oh * p.y_stride[3] +
+                         ow * p.y_stride[4];
+            float v = epilogue.widen(dense_exact<T>(p, n, oc, t), oc);
+            if constexpr (Lists) {
+                if (f.list.count > 0) list_in_memory(f.list, &v, 1, 1, {n, oc, od, oh, ow, 1, 1});
+                if (f.wide) { ((float *)p.y)[at] = v;  continue; }
+            }
+            ((T *)p.y)[at] = Number<T>::round(v);
         }
     }
 }
@@ -973,7 +1270,7 @@ __global__ void __launch_bounds__(256) dense_repair_kernel(const __grid_constant
 // ---- the host's side ----
 
 struct DenseShape {
-    int mode, nb, r, q;                     // the instance
+    int mode, nb, r, q, lists;              // the instance
     int chunks, cells_group, cells;         // chunks and cells of a stage; cells of a group of channels
     int blocks_group, blocks, position_tiles, tile;
     int taps_used, segment, x_stages, shared, lead;
@@ -1078,7 +1375,7 @@ static bool dense_cut(DenseShape *s, const int64_t *shift, const int *first, con
             for (; at[q] < end[q] && shift[at[q]] - base <= span; at[q]++) last = convt3d__max(last, shift[at[q]]);
             stage->count[q] = (uint16_t)(at[q] - stage->first[q]);
         }
-        stage->base = (int32_t)base;
+        s->table.base[s->table.stages - 1] = (int32_t)base;
         stage->length = (uint16_t)(s->tile + last - base);
         s->segment = (int)convt3d__max(s->segment, stage->length);
     }
@@ -1119,10 +1416,10 @@ static const char *dense_walk(const convt3d__plan *plan, DenseShape *s, int64_t 
                               dense_axis_phase(axis[2], ow + q), shift)) return "more than 640 taps";
             end[q] = s->taps_used;
         }
-        phase->begin = (uint16_t)s->table.stages;
-        phase->d = (int32_t)od;  phase->h = (int32_t)oh;  phase->w = (int32_t)ow;
+        phase->begin = (uint8_t)s->table.stages;
+        phase->d = (uint8_t)od;  phase->h = (uint8_t)oh;  phase->w = (uint8_t)ow;
         if (!dense_cut(s, shift, first, end, span)) return "taps too far apart";
-        phase->end = (uint16_t)s->table.stages;
+        phase->end = (uint8_t)s->table.stages;
     }
     dense_heaviest_first(&s->table);
     s->table.steps = s->taps_used * s->chunks;
@@ -1133,7 +1430,7 @@ static const char *dense_walk(const convt3d__plan *plan, DenseShape *s, int64_t 
             for (int t = stage->first[q]; t < stage->first[q] + stage->count[q]; t++)
                 for (int c = 0; c < s->chunks; c++)
                     s->table.offset[t * s->chunks + c] =
-                        (uint16_t)(shift[t] - stage->base + c * (s->cells / s->chunks) * s->segment);
+                        (uint16_t)(shift[t] - s->table.base[i] + c * (s->cells / s->chunks) * s->segment);
             stage->first[q] = (uint16_t)(stage->first[q] * s->chunks);
             stage->count[q] = (uint16_t)(stage->count[q] * s->chunks);
         }
@@ -1166,33 +1463,39 @@ static const char *dense_stages(const convt3d__plan *plan, DenseShape *s, int fi
 }
 
 // act(DenseTile instance) for the shape's mode, block of channels and phases.
-template <int Mode, int NB, int Q> struct DenseInstance {
-    typedef DenseTile<Mode, NB, dense_r(Mode, NB, Q), Q, dense_u(Mode, NB, Q)> Tile;
+template <int Mode, int NB, int Q, bool Lists> struct DenseInstance {
+    typedef DenseTile<Mode, NB, dense_r(Mode, NB, Q), Q, dense_u(Mode, NB, Q), Lists> Tile;
 };
-template <int Mode, int NB, class Act> auto dense_with_phases(int q, Act act)
+template <int Mode, int NB, bool Lists, class Act> auto dense_with_phases(int q, Act act)
 {
     if constexpr (NB < (Mode == DENSE_SPLIT ? 64 : 128))
-        if (q == 2) return act(typename DenseInstance<Mode, NB, 2>::Tile());
-    return act(typename DenseInstance<Mode, NB, 1>::Tile());
+        if (q == 2) return act(typename DenseInstance<Mode, NB, 2, Lists>::Tile());
+    return act(typename DenseInstance<Mode, NB, 1, Lists>::Tile());
 }
-template <int Mode, class Act> auto dense_with_block(const DenseShape &s, Act act)
+template <int Mode, bool Lists, class Act> auto dense_with_block(const DenseShape &s, Act act)
 {
     if constexpr (Mode != DENSE_SPLIT)
-        if (s.nb == 128) return dense_with_phases<Mode, 128>(s.q, act);
-    if (s.nb == 64) return dense_with_phases<Mode, 64>(s.q, act);
-    if (s.nb == 48) return dense_with_phases<Mode, 48>(s.q, act);
-    if (s.nb == 32) return dense_with_phases<Mode, 32>(s.q, act);
-    if (s.nb == 24) return dense_with_phases<Mode, 24>(s.q, act);
-    return dense_with_phases<Mode, 16>(s.q, act);
+        if (s.nb == 128) return dense_with_phases<Mode, 128, Lists>(s.q, act);
+    if (s.nb == 64) return dense_with_phases<Mode, 64, Lists>(s.q, act);
+    if (s.nb == 48) return dense_with_phases<Mode, 48, Lists>(s.q, act);
+    if (s.nb == 32) return dense_with_phases<Mode, 32, Lists>(s.q, act);
+    if (s.nb == 24) return dense_with_phases<Mode, 24, Lists>(s.q, act);
+    return dense_with_phases<Mode, 16, Lists>(s.q, act);
 }
-template <class Act> auto dense_instance(const DenseShape &s, Act act)
+template <bool Lists, class Act> auto dense_instance(const DenseShape &s, Act act)
 {
 #ifndef DENSE_SPLIT_ONLY
-    if (s.mode == DENSE_F16) return dense_with_block<DENSE_F16>(s, act);
-    if (s.mode == DENSE_BF16) return dense_with_block<DENSE_BF16>(s, act);
-    if (s.mode == DENSE_TF32) return dense_with_block<DENSE_TF32>(s, act);
+    if (s.mode == DENSE_F16) return dense_with_block<DENSE_F16, Lists>(s, act);
+    if (s.mode == DENSE_BF16) return dense_with_block<DENSE_BF16, Lists>(s, act);
+    if (s.mode == DENSE_TF32) return dense_with_block<DENSE_TF32, Lists>(s, act);
 #endif
-    return dense_with_block<DENSE_SPLIT>(s, act);
+    return dense_with_block<DENSE_SPLIT, Lists>(s, act);
+}
+
+// Whether the plan wants an instance that applies lists.
+static inline bool dense_lists(const convt3d__plan *plan)
+{
+    return plan->pass == CONVT3D_FORWARD && (plan->fused > 0 || plan->stored != plan->desc.dtype);
 }
 
 // Everything the launches need, from the plan alone. Empty text, or why not.
@@ -1200,6 +1503,7 @@ static const char *dense_shape(const convt3d__plan *plan, DenseShape *s)
 {
     const convt3d_desc &d = plan->desc;
     s->mode = dense_mode(d);
+    s->lists = dense_lists(plan);
     s->q = dense_phases(plan->axis[2]) == 2 ? 2 : 1;
     s->nb = dense_channel_block(s->mode, s->q, plan->out_group);
     s->r = dense_r(s->mode, s->nb, s->q);
@@ -1220,12 +1524,13 @@ static const char *dense_shape(const convt3d__plan *plan, DenseShape *s)
     s->blocks = (int)d.groups * s->blocks_group;
     if (d.groups * s->cells_group > 65535 || plan->taps > 65535) return "too many channels or taps";
     if (s->position_tiles * (s->tile / 64) > INT32_MAX / (d.groups * s->cells_group)) return "too many positions";
-    const int fixed = dense_instance(*s, [](auto tile) { return (int)decltype(tile)::FixedBytes; });
+    auto bytes = [](auto tile) { return (int)decltype(tile)::FixedBytes; };
+    const int fixed = s->lists ? dense_instance<true>(*s, bytes) : dense_instance<false>(*s, bytes);
     const char *why = dense_stages(plan, s, fixed);
     if (*why) return why;
     if ((int64_t)s->position_tiles * s->blocks * s->table.phases > INT32_MAX) return "too many tiles";
     s->lead = 0;
-    for (int i = 0; i < s->table.stages; i++) s->lead = (int)convt3d__max(s->lead, -(int64_t)s->table.stage[i].base);
+    for (int i = 0; i < s->table.stages; i++) s->lead = (int)convt3d__max(s->lead, -(int64_t)s->table.base[i]);
     s->lead += s->lead % 2;                     // for planes_pairs_block
     s->packed_rows = (int64_t)s->blocks * s->cells_group * s->taps_used * (s->mode == DENSE_SPLIT ? 2 : 1) * s->nb;
     return "";
@@ -1235,7 +1540,7 @@ static int64_t dense_plane_pitch(const DenseShape &s)
 {
     int64_t reach = 0;
     for (int i = 0; i < s.table.stages; i++)
-        reach = convt3d__max(reach, (int64_t)s.table.stage[i].base + s.table.stage[i].length - s.tile);
+        reach = convt3d__max(reach, (int64_t)s.table.base[i] + s.table.stage[i].length - s.tile);
     return (s.lead + (int64_t)s.position_tiles * s.tile + reach + 3) / 4 * 4;
 }
 
@@ -1414,10 +1719,32 @@ convt3d_status dense_prepare(DenseLaunches &launch, const DensePackProblem &w, c
 static bool dense_y_vectors(const convt3d__plan *plan, const void *y)
 {
     const convt3d_desc &d = plan->desc;
-    const int64_t size = convt3d__element_size(d.dtype);
+    const int64_t size = convt3d__element_size(plan->stored);
     bool aligned = (uintptr_t)y % 16 == 0 && d.y_stride[1] == 1 && plan->out_group * size % 16 == 0;
     for (int a = 0; a < 5; a++) aligned = aligned && (a == 1 || d.y_stride[a] * size % 16 == 0);
     return aligned;
+}
+
+static DenseFlags dense_flags(const convt3d_io *io, const DenseShape &s, const DenseLayout &l, const void *packed)
+{
+    DenseFlags f = {};
+    f.x_exponent = s.mode == DENSE_SPLIT ? (const int *)((const char *)io->workspace + l.x_exponent) : nullptr;
+    f.subnormal = s.mode == DENSE_TF32 ? (const uint32_t *)((const char *)io->workspace + l.beyond) : nullptr;
+    f.w = (const int *)packed;
+    f.count = (int)l.flags;
+    f.flag = s.mode == DENSE_SPLIT ? NOT_FINITE : 1;
+    f.rows = s.mode == DENSE_SPLIT ? 1 : 8;
+    f.step = s.mode == DENSE_SPLIT ? 0 : s.blocks * s.nb / 8;
+    return f;
+}
+
+template <class C>
+DenseFollows<typename C::T, C::Lists> dense_follows(const convt3d__plan *plan, const convt3d_io *io,
+                                                    [[maybe_unused]] const DenseFlags &flags)
+{
+    if constexpr (C::Lists)
+        return {list_of<typename C::T>(plan, io, 0, plan->fused), flags, plan->stored != plan->desc.dtype};
+    else return {};
 }
 
 template <class C>
@@ -1452,10 +1779,11 @@ convt3d_status dense_main(DenseLaunches &launch, const convt3d__plan *plan, cons
     // Where stages are short, looking costs more than it saves unless there is much to skip.
     const int64_t zeros = s.pitch[0] - d.in_size[0];
     p.skips = zeros * s.plane >= s.tile && (C::Q == 1 || 10 * zeros >= s.pitch[0]);
-    return launch(dense_kernel<C>, grid, DENSE_THREADS, s.shared, p);
+    return launch(dense_kernel<C>, grid, DENSE_THREADS, s.shared, p,
+                  dense_follows<C>(plan, io, dense_flags(io, s, l, packed)));
 }
 
-template <class T>
+template <class C>
 convt3d_status dense_repair(DenseLaunches &launch, const convt3d__plan *plan, const convt3d_io *io,
                             const DenseShape &s, const DenseLayout &l, const void *packed)
 {
@@ -1465,19 +1793,14 @@ convt3d_status dense_repair(DenseLaunches &launch, const convt3d__plan *plan, co
     p.w = io->w_packed ? (const char *)packed + l.copy : io->w;
     p.bias = io->bias;
     p.y = io->y;
-    p.x_exponent = s.mode == DENSE_SPLIT ? (const int *)((const char *)io->workspace + l.x_exponent) : nullptr;
-    p.subnormal = s.mode == DENSE_TF32 ? (const uint32_t *)((const char *)io->workspace + l.beyond) : nullptr;
-    p.w_flags = (const int *)packed;
-    p.flags = (int)l.flags;
-    p.flag = s.mode == DENSE_SPLIT ? NOT_FINITE : 1;
-    p.flag_rows = s.mode == DENSE_SPLIT ? 1 : 8;
-    p.flag_step = s.mode == DENSE_SPLIT ? 0 : s.blocks * s.nb / 8;
+    p.flags = dense_flags(io, s, l, packed);
     for (int a = 0; a < 3; a++) p.axis[a] = axis_of<int32_t>(plan->axis[a]);
     p.batch = (int)d.batch;  p.channels = (int)d.out_channels;
     p.in_group = (int)plan->in_group;  p.out_group = (int)plan->out_group;
     p.blocks_group = s.blocks_group;  p.row_block = s.nb;
     for (int i = 0; i < 5; i++) { p.x_stride[i] = d.x_stride[i];  p.y_stride[i] = d.y_stride[i]; }
-    return launch(dense_repair_kernel<T>, plan->multiprocessors, 256, 0, p);
+    return launch(dense_repair_kernel<typename C::T, C::Lists>, plan->multiprocessors, 256, 0, p,
+                  dense_follows<C>(plan, io, p.flags));
 }
 
 template <class C>
@@ -1494,9 +1817,27 @@ convt3d_status dense_run(const convt3d__plan *plan, const convt3d_io *io, const 
                          planes,
                          looks ? plan->desc.batch * l.guess_blocks : 0, (int64_t)planes.width * planes.height);
     if (status == CONVT3D_OK) status = dense_main<C>(launch, plan, io, s, l, packed);
-    if (status == CONVT3D_OK) status = dense_repair<typename C::T>(launch, plan, io, s, l, packed);
+    if (status == CONVT3D_OK) status = dense_repair<C>(launch, plan, io, s, l, packed);
     return status;
 }
+
+template <class C> convt3d_status dense_ready(const convt3d__plan *plan, convt3d_error *error)
+{
+    convt3d_status status = convt3d__load_kernel(error, plan, dense_kernel<C>, DENSE_SHARED);
+    if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, dense_scan_kernel<C::NB>, 0);
+    if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, dense_split_kernel<C::Mode, C::NB>, 0);
+    if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, dense_again_kernel, 0);
+    if (status == CONVT3D_OK)
+        status = convt3d__load_kernel(error, plan, dense_repair_kernel<typename C::T, C::Lists>, 0);
+    return status;
+}
+
+}
+
+#endif
+#if CONVT3D__PART(2)
+
+namespace convt3d_cuda {
 
 // What packs must agree on: the block of channels, the chunks of a stage and the order of taps.
 static uint64_t dense_variant(const DenseShape &s)
@@ -1545,7 +1886,7 @@ extern "C" double convt3d__dense_sm90_cost(const convt3d__plan *plan)
     const double tiles = (double)s.position_tiles * s.blocks * s.table.phases;
     const double rounds = tiles < blocks ? 1 : tiles / blocks;      // what is left over is dealt out by phases
     const double steps = rounds / s.table.phases * (s.r * 2) * s.taps_used * (s.cells_group / 2);
-    const double results = (double)s.tile * s.q * s.nb * size;
+    const double results = (double)s.tile * s.q * s.nb * (double)convt3d__element_size(plan->stored);
     return bytes / 3.5e12 + (steps * dense_step_cycles(s.mode, s.nb) / 0.9 + rounds * (2000 + results / 14)) / 1.65e9 +
            1e-5;
 }
@@ -1570,7 +1911,7 @@ extern "C" convt3d_status convt3d__dense_sm90_pack(const convt3d__plan *plan, co
     convt3d_status status = convt3d__check_device(plan, error);
     if (status != CONVT3D_OK) return status;
     dense_shape(plan, &s);
-    return dense_instance(s, [&](auto tile) {
+    return dense_instance<false>(s, [&](auto tile) {      // packs of both are made alike
         DenseLaunches launch = {stream, error, 0};
         return dense_prepare<decltype(tile)>(launch, dense_packing(plan, s, dense_layout(plan, s), w, packed, true),
                                              GuessProblem(), PlanesProblem(), 0, 0);
@@ -1582,15 +1923,8 @@ extern "C" convt3d_status convt3d__dense_sm90_ready(const convt3d__plan *plan, c
     using namespace convt3d_cuda;
     DenseShape s;
     dense_shape(plan, &s);
-    return dense_instance(s, [&](auto tile) {
-        typedef decltype(tile) C;
-        convt3d_status status = convt3d__load_kernel(error, plan, dense_kernel<C>, DENSE_SHARED);
-        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, dense_scan_kernel<C::NB>, 0);
-        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, dense_split_kernel<C::Mode, C::NB>, 0);
-        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, dense_again_kernel, 0);
-        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, dense_repair_kernel<typename C::T>, 0);
-        return status;
-    });
+    if (s.lists) return convt3d__dense_sm90_list_ready(plan, error);
+    return dense_instance<false>(s, [&](auto tile) { return dense_ready<decltype(tile)>(plan, error); });
 }
 
 extern "C" convt3d_status convt3d__dense_sm90_run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error)
@@ -1600,7 +1934,28 @@ extern "C" convt3d_status convt3d__dense_sm90_run(const convt3d__plan *plan, con
     convt3d_status status = convt3d__check_device(plan, error);
     if (status != CONVT3D_OK) return status;
     dense_shape(plan, &s);
-    return dense_instance(s, [&](auto tile) { return dense_run<decltype(tile)>(plan, io, s, error); });
+    if (s.lists) return convt3d__dense_sm90_list_run(plan, io, error);
+    return dense_instance<false>(s, [&](auto tile) { return dense_run<decltype(tile)>(plan, io, s, error); });
+}
+
+#endif
+#if CONVT3D__PART(12)
+
+extern "C" convt3d_status convt3d__dense_sm90_list_ready(const convt3d__plan *plan, convt3d_error *error)
+{
+    using namespace convt3d_cuda;
+    DenseShape s;
+    dense_shape(plan, &s);
+    return dense_instance<true>(s, [&](auto tile) { return dense_ready<decltype(tile)>(plan, error); });
+}
+
+extern "C" convt3d_status convt3d__dense_sm90_list_run(const convt3d__plan *plan, const convt3d_io *io,
+                                                       convt3d_error *error)
+{
+    using namespace convt3d_cuda;
+    DenseShape s;
+    dense_shape(plan, &s);
+    return dense_instance<true>(s, [&](auto tile) { return dense_run<decltype(tile)>(plan, io, s, error); });
 }
 
 #endif

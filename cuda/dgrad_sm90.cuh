@@ -181,14 +181,14 @@ static const char *dgrad_walk(DgradShape *s, int64_t span)
     }
     const int first[2] = {0, 0}, end[2] = {p.taps, 0};
     if (shift[p.taps - 1] > INT32_MAX - 65536 || !dense_cut(d, shift, first, end, span)) return "taps too far apart";
-    d->table.phase[0] = {0, (uint16_t)d->table.stages, 0, 0, 0};
+    d->table.phase[0] = {0, (uint8_t)d->table.stages, 0, 0, 0};
     d->table.steps = p.taps * d->chunks;
     for (int i = 0; i < d->table.stages; i++) {
         DenseStage *stage = &d->table.stage[i];
         for (int t = stage->first[0]; t < stage->first[0] + stage->count[0]; t++)
             for (int c = 0; c < d->chunks; c++)
                 d->table.offset[t * d->chunks + c] =
-                    (uint16_t)(shift[t] - stage->base + c * (d->cells / d->chunks) * d->segment);
+                    (uint16_t)(shift[t] - d->table.base[i] + c * (d->cells / d->chunks) * d->segment);
         stage->first[0] = (uint16_t)(stage->first[0] * d->chunks);
         stage->count[0] = (uint16_t)(stage->count[0] * d->chunks);
     }
@@ -264,7 +264,7 @@ static const char *dgrad_shape(const convt3d__plan *plan, DgradShape *s)
     if (s->pitch > limit || s->pitch / 256 > INT32_MAX / 2 / (d.groups * e->cells_group * s->phases.phases))
         return "too many positions";
     s->cells = (int)d.groups * e->cells_group;
-    const int fixed = dense_instance(*e, [](auto tile) { return (int)decltype(tile)::FixedBytes; });
+    const int fixed = dense_instance<false>(*e, [](auto tile) { return (int)decltype(tile)::FixedBytes; });
     why = dgrad_stages(s, fixed);
     if (*why) return why;
     if ((int64_t)e->position_tiles * e->blocks > INT32_MAX) return "too many tiles";
@@ -410,7 +410,8 @@ convt3d_status dgrad_run(const convt3d__plan *plan, const convt3d_io *io, const 
         status = launch(dgrad_again_kernel, 132, SPLIT_THREADS, 0, dy);
     if (status == CONVT3D_OK)
         status = launch(dense_kernel<C>, convt3d__min(e.position_tiles * e.blocks, plan->multiprocessors),
-                        DENSE_THREADS, e.shared, dgrad_problem(plan, io, s, l));
+                        DENSE_THREADS, e.shared, dgrad_problem(plan, io, s, l),
+                        DenseFollows<typename C::T, false>());
     if (status == CONVT3D_OK)
         status = launch(dgrad_repair_kernel<typename C::T>, plan->multiprocessors, 256, 0,
                         dgrad_repair(plan, io, s, l));
@@ -462,7 +463,7 @@ extern "C" convt3d_status convt3d__dgrad_sm90_ready(const convt3d__plan *plan, c
     using namespace convt3d_cuda;
     DgradShape s;
     dgrad_shape(plan, &s);
-    return dense_instance(s.dense, [&](auto tile) {
+    return dense_instance<false>(s.dense, [&](auto tile) {
         typedef decltype(tile) C;
         typedef typename CellKind<C::Kind>::Element Element;
         convt3d_status status = convt3d__load_kernel(error, plan, dense_kernel<C>, DENSE_SHARED);
@@ -482,7 +483,7 @@ extern "C" convt3d_status convt3d__dgrad_sm90_run(const convt3d__plan *plan, con
     convt3d_status status = convt3d__check_device(plan, error);
     if (status != CONVT3D_OK) return status;
     dgrad_shape(plan, &s);
-    return dense_instance(s.dense, [&](auto tile) { return dgrad_run<decltype(tile)>(plan, io, s, error); });
+    return dense_instance<false>(s.dense, [&](auto tile) { return dgrad_run<decltype(tile)>(plan, io, s, error); });
 }
 
 #endif

@@ -39,8 +39,10 @@ namespace convt3d_cuda {
 enum { SCATTER_THREADS = 256, SCATTER_POSITIONS = 256, SCATTER_PITCH = 276, SCATTER_M = 2 };
 enum { SCATTER_KD = 4, SCATTER_NC = 2, SCATTER_COLUMNS = 8 * SCATTER_NC, SCATTER_WIDTH_TAPS = 4 };
 
-template <int Mode_> struct ScatterConfig {
+// Lists: it applies the list, and may store wide.
+template <int Mode_, bool Lists_> struct ScatterConfig {
     static constexpr int Mode = Mode_;
+    static constexpr bool Lists = Lists_;
     typedef typename Sm80Mode<Mode>::T T;
     typedef typename Sm80Mode<Mode>::Weight Weight;
     static constexpr int Ahead = Mode == SM80_SHORT ? 1 : Mode == SM80_TF32 ? 2 : 4;    // fragments of x in flight
@@ -214,8 +216,7 @@ __device__ __forceinline__ ScatterRange scatter_range(const ScatterProblem<T> &p
 // Where a block's outputs are.
 struct ScatterPlace { int64_t n; int32_t g; ScatterRange h, w; };
 
-// One output from its sum: undoes the operands' scales, adds the bias, rounds. Whatever else is done to finished
-// outputs belongs here.
+// One output from its sum: undoes the operands' scales, adds the bias, rounds.
 template <class C>
 __device__ __forceinline__ typename C::T scatter_finish(const ScatterProblem<typename C::T> &p, float sum, float bias,
                                                         const ScatterPlace &at, int32_t oc, int32_t od, int32_t oh,
@@ -224,8 +225,27 @@ __device__ __forceinline__ typename C::T scatter_finish(const ScatterProblem<typ
     constexpr int scale = Sm80Mode<C::Mode>::Scale;
     const typename C::T v =
         Number<typename C::T>::round(scale != 0 ? fmaf(sum, 1.f / (1 << scale) / (1 << scale), bias) : sum + bias);
-    if (not_finite(Number<typename C::T>::widen(v))) return sm80_exact(p.h, at.n, at.g, oc, od, oh, ow);
+    if (not_finite(Number<typename C::T>::widen(v)))
+        return Number<typename C::T>::round(sm80_exact(p.h, at.n, at.g, oc, od, oh, ow));
     return v;
+}
+
+// The same, and the list, to y.
+template <class C>
+__device__ __forceinline__ void scatter_list(const ScatterProblem<typename C::T> &p, float sum, float bias,
+                                             const ScatterPlace &at, int32_t oc, int32_t od, int32_t oh, int32_t ow)
+{
+    typedef typename C::T T;
+    constexpr int scale = Sm80Mode<C::Mode>::Scale;
+    const Where place = {at.n, (int64_t)at.g * p.h.out_group + oc, od, oh, ow, 1, 1};
+    float v[1][1] = {{scale != 0 ? fmaf(sum, 1.f / (1 << scale) / (1 << scale), bias) : sum + bias}};
+    if (not_finite(v[0][0])) v[0][0] = sm80_exact(p.h, at.n, at.g, oc, od, oh, ow);
+    apply_in_registers(p.h.list, 0, v, [&](int) { return place.oc; }, [&](const Entry<float> &e, int, float (&r)[1]) {
+        r[0] = Number<T>::widen(((const T *)e.residual)[offset_of(place, e.stride)]);
+    });
+    const int64_t to = offset_of(place, p.h.y_stride);
+    if (sizeof(T) == 2 && p.h.wide) ((float *)p.h.y)[to] = v[0][0];
+    else ((T *)p.h.y)[to] = Number<T>::round(v[0][0]);
 }
 
 // The outputs of plane od of y: sums of the taps of height and width, from plane k of the complete columns. Taps: most
@@ -254,7 +274,8 @@ __device__ __forceinline__ void scatter_gather(const ScatterProblem<typename C::
         }
         for (int32_t oc = 0; oc < h.out_group; oc++) {
             const int64_t channel = (int64_t)at.g * h.out_group + oc;
-            T *y = h.y + at.n * h.y_stride[0] + channel * h.y_stride[1] + od * h.y_stride[2] + ow * h.y_stride[4];
+            const int64_t row = at.n * h.y_stride[0] + channel * h.y_stride[1] + od * h.y_stride[2];
+            [[maybe_unused]] T *y = h.y + row + ow * h.y_stride[4];
             const float bias = halo_bias(h, channel), *first = planes + oc * SCATTER_PITCH;
             for (int32_t oh = at.h.begin + warp; oh < at.h.end; oh += SCATTER_THREADS / 32) {
                 uint32_t kh = oh + axis_h.padding;
@@ -266,7 +287,8 @@ __device__ __forceinline__ void scatter_gather(const ScatterProblem<typename C::
 #pragma unroll
                         for (int j = 0; j < Taps; j++)
                             if (from[j] >= 0) sum += column[from[j]];
-                y[oh * h.y_stride[3]] = scatter_finish<C>(p, sum, bias, at, oc, od, oh, ow);
+                if constexpr (C::Lists) scatter_list<C>(p, sum, bias, at, oc, od, oh, ow);
+                else y[oh * h.y_stride[3]] = scatter_finish<C>(p, sum, bias, at, oc, od, oh, ow);
             }
         }
     }
@@ -505,14 +527,19 @@ convt3d_status scatter_run(const convt3d__plan *plan, const convt3d_io *io, cons
                            io->stream, p);
 }
 
-template <class Act> auto scatter_instance(const ScatterShape &s, Act act)
+template <bool Lists, class Act> auto scatter_modes(const ScatterShape &s, Act act)
 {
     switch (s.mode) {
-    case SM80_SHORT: return act(ScatterConfig<SM80_SHORT>());
-    case SM80_TF32: return act(ScatterConfig<SM80_TF32>());
-    case SM80_HALF: return act(ScatterConfig<SM80_HALF>());
-    default: return act(ScatterConfig<SM80_BFLOAT>());
+    case SM80_SHORT: return act(ScatterConfig<SM80_SHORT, Lists>());
+    case SM80_TF32: return act(ScatterConfig<SM80_TF32, Lists>());
+    case SM80_HALF: return act(ScatterConfig<SM80_HALF, Lists>());
+    default: return act(ScatterConfig<SM80_BFLOAT, Lists>());
     }
+}
+
+template <class Act> auto scatter_instance(const convt3d__plan *plan, const ScatterShape &s, Act act)
+{
+    return halo_lists(plan) ? scatter_modes<true>(s, act) : scatter_modes<false>(s, act);
 }
 
 static inline ScatterShape scatter_shape(const convt3d__plan *plan)
@@ -545,7 +572,7 @@ extern "C" int64_t convt3d__scatter_sm80_workspace(const convt3d__plan *plan)
 {
     using namespace convt3d_cuda;
     const ScatterShape s = scatter_shape(plan);
-    return scatter_instance(s, [&](auto config) {
+    return scatter_instance(plan, s, [&](auto config) {
         return scatter_weight_lanes<decltype(config)>(plan, s) * (int64_t)sizeof(typename decltype(config)::Weight);
     });
 }
@@ -562,7 +589,7 @@ extern "C" convt3d_status convt3d__scatter_sm80_pack(const convt3d__plan *plan, 
     const ScatterShape s = scatter_shape(plan);
     convt3d_status status = convt3d__check_device(plan, error);
     if (status != CONVT3D_OK) return status;
-    return scatter_instance(s, [&](auto config) {
+    return scatter_instance(plan, s, [&](auto config) {
         return scatter_pack<decltype(config)>(plan, s, w, packed, true, stream, error);
     });
 }
@@ -571,7 +598,7 @@ extern "C" convt3d_status convt3d__scatter_sm80_ready(const convt3d__plan *plan,
 {
     using namespace convt3d_cuda;
     const ScatterShape s = scatter_shape(plan);
-    return scatter_instance(s, [&](auto config) {
+    return scatter_instance(plan, s, [&](auto config) {
         typedef decltype(config) C;
         convt3d_status status = convt3d__load_kernel(error, plan, scatter_pack_kernel<C>, 0);
         if (status != CONVT3D_OK) return status;
@@ -586,7 +613,7 @@ extern "C" convt3d_status convt3d__scatter_sm80_run(const convt3d__plan *plan, c
     convt3d_status status = convt3d__check_device(plan, error);
     if (status != CONVT3D_OK) return status;
     const ScatterShape s = scatter_shape(plan);
-    return scatter_instance(s, [&](auto config) { return scatter_run<decltype(config)>(plan, io, s, error); });
+    return scatter_instance(plan, s, [&](auto config) { return scatter_run<decltype(config)>(plan, io, s, error); });
 }
 
 #endif
