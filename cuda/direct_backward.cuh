@@ -313,14 +313,29 @@ template <class Act> auto direct_dx_instance(const convt3d__plan *plan, Act act)
     });
 }
 
+// A thread's taps of dw: side x side, or 1 x 8.
+static int direct_dw_side(const convt3d__plan *plan)
+{
+    const int64_t h = plan->axis[1].kernel, w = plan->axis[2].kernel;
+    return w <= 3 ? 3 : h > 4 && h <= 7 && w > 4 && w <= 7 ? 7 : 1;
+}
+
+// act(kernel) for the plan and T.
+template <class T, class Act> auto direct_dw_instance(const convt3d__plan *plan, Act act)
+{
+    const int side = direct_dw_side(plan);
+    if (side == 7) return act(direct_dw_kernel<T, 7, 7>);
+    return side == 3 ? act(direct_dw_kernel<T, 3, 3>) : act(direct_dw_kernel<T, 1, 8>);
+}
+
 static DirectProblem direct_dw_problem(const convt3d__plan *plan)
 {
-    const bool square = plan->axis[2].kernel <= 3;
+    const int side = direct_dw_side(plan);
     DirectProblem p = direct_problem(plan, plan->desc.x_stride, 1);
     p.units = (int)(plan->desc.in_channels * plan->out_group);
     p.unit_tiles = (p.units + p.lanes - 1) / p.lanes;
-    p.h_slices = square ? (p.axis[1].kernel + 2) / 3 : p.axis[1].kernel;
-    p.w_slices = square ? 1 : (p.axis[2].kernel + 7) / 8;
+    p.h_slices = side > 1 ? (p.axis[1].kernel + side - 1) / side : p.axis[1].kernel;
+    p.w_slices = side > 1 ? 1 : (p.axis[2].kernel + 7) / 8;
     p.part = convt3d__max(p.lanes == 1 ? 16384 : 2048, convt3d__ceil_div(p.positions, 512));
     return p;
 }
@@ -431,8 +446,9 @@ extern "C" convt3d_status convt3d__direct_dw_ready(const convt3d__plan *plan, co
     using namespace convt3d_cuda;
     return direct_type(plan, [&](auto type) {
         typedef decltype(type) T;
-        convt3d_status status = convt3d__load_kernel(error, plan, direct_dw_kernel<T, 3, 3>, 0);
-        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, direct_dw_kernel<T, 1, 8>, 0);
+        convt3d_status status = direct_dw_instance<T>(plan, [&](auto kernel) {
+            return convt3d__load_kernel(error, plan, kernel, 0);
+        });
         if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, wgrad_scan_kernel<T>, 0);
         if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, direct_merge_kernel<T>, 0);
         return status;
@@ -462,11 +478,9 @@ extern "C" convt3d_status convt3d__direct_dw_run(const convt3d__plan *plan, cons
             done = convt3d__launch(error, wgrad_scan_kernel<T>, dim3((unsigned)(l.bias_parts * bias.tiles)), threads, 0,
                                    io->stream, GuessProblem(), GuessProblem(), 0, 0, bias);
         if (io->dw && done == CONVT3D_OK)
-            done = plan->axis[2].kernel <= 3
-                       ? convt3d__launch(error, direct_dw_kernel<T, 3, 3>, dim3((unsigned)blocks), threads, 0,
-                                         io->stream, p)
-                       : convt3d__launch(error, direct_dw_kernel<T, 1, 8>, dim3((unsigned)blocks), threads, 0,
-                                         io->stream, p);
+            done = direct_dw_instance<T>(plan, [&](auto kernel) {
+                return convt3d__launch(error, kernel, dim3((unsigned)blocks), threads, 0, io->stream, p);
+            });
         if (done == CONVT3D_OK)
             done = convt3d__launch(error, direct_merge_kernel<T>, dim3(264), threads, 0, io->stream, merge);
         return done;
