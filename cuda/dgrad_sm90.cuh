@@ -166,11 +166,11 @@ template <class Act> auto dgrad_instance(const DenseShape &s, Act act)
 {
     if (s.r > 1) return dense_instance<false>(s, act);
 #ifndef DENSE_SPLIT_ONLY
-    if (s.mode == DENSE_F16) return act(DenseTile<DENSE_F16, 32, 1, 1, dense_u(DENSE_F16, 32, 1)>());
-    if (s.mode == DENSE_BF16) return act(DenseTile<DENSE_BF16, 32, 1, 1, dense_u(DENSE_BF16, 32, 1)>());
-    if (s.mode == DENSE_TF32) return act(DenseTile<DENSE_TF32, 32, 1, 1, dense_u(DENSE_TF32, 32, 1)>());
+    if (s.mode == DENSE_F16) return act(DenseTile<DENSE_F16, 32, 1, 1, dense_u(DENSE_F16, 32, 1), false>());
+    if (s.mode == DENSE_BF16) return act(DenseTile<DENSE_BF16, 32, 1, 1, dense_u(DENSE_BF16, 32, 1), false>());
+    if (s.mode == DENSE_TF32) return act(DenseTile<DENSE_TF32, 32, 1, 1, dense_u(DENSE_TF32, 32, 1), false>());
 #endif
-    return act(DenseTile<DENSE_SPLIT, 32, 1, 1, dense_u(DENSE_SPLIT, 32, 1)>());
+    return act(DenseTile<DENSE_SPLIT, 32, 1, 1, dense_u(DENSE_SPLIT, 32, 1), false>());
 }
 
 // The stages of all taps, by phase and shift, with s->dense.chunks chunks each.
