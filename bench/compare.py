@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Sets results of `convt3d bench --json` beside those of a peer as Markdown tables; plot.py reads through it.
 
-usage: compare.py OURS.json ... [--peer PEER.json ...] [--out FILE.md]
+usage: compare.py OURS.json ... [--peer PEER.json ...] [--overview] [--out FILE.md]
 
 Without --peer the peer is the one inside our results (`convt3d bench --peer`), whose weights are prepacked as ours are
-for that comparison. Of several times of one row the best counts. Speed-up is the peer's time over ours.
+for that comparison. Of several times of one row the best counts. Speed-up is the peer's time over ours. --overview gives
+one table in place of one for each mode and layout, as docs/performance.md has it.
 """
 import argparse
 import json
@@ -107,6 +108,30 @@ def summary(values):
     return f"geometric mean {geometric_mean(values):.3f}, least {min(values):.3f}, most {max(values):.3f}."
 
 
+def overview(rows, peer):
+    """One table: a line for each workload, a column for each mode and layout, the peer's best times, and the means."""
+    columns = list(dict.fromkeys((row[0][2], row[0][3]) for row in rows))
+    modes = [mode for mode in dict.fromkeys(mode for mode, _ in columns) if any(key[2] == mode for key in peer)]
+    cells = {(row[0][0], row[0][2], row[0][3]): row for row in rows}
+    titles = [mode + (" NDHWC" if layout == "ndhwc" else "") for mode, layout in columns]
+    lines = ["| workload | kernel in " + " | ".join([titles[0]] + titles + ["peer " + mode for mode in modes]) + " |",
+             "|---" * (2 + len(columns) + len(modes)) + "|"]
+    for name in dict.fromkeys(row[0][0] for row in rows):
+        ours = [cells.get((name, *column)) for column in columns]
+        key = next(row[0] for row in ours if row)
+        theirs = [peer_time(peer, key, ["ncdhw", "ndhwc"], mode) for mode in modes]
+        lines.append(f"| {name} | {ours[0][1]['kernel'] if ours[0] else '-'} | " + " | ".join(
+            [f"{milliseconds(row[2])} ({row[1]['fraction']:.2f})" if row else "-" for row in ours] +
+            [milliseconds(ms) for ms in theirs]) + " |")
+    lines += ["", "| geometric mean | " + " | ".join(titles) + " |", "|---" * (1 + len(columns)) + "|"]
+    parts = [[row for row in rows if (row[0][2], row[0][3]) == column] for column in columns]
+    for title, value in (("of the floor", lambda row: row[1]["fraction"]),
+                         ("times the peer's best layout", lambda row: row[4] and row[4] / row[2])):
+        values = [[value(row) for row in part if value(row)] for part in parts]
+        lines.append(f"| {title} | " + " | ".join(f"{geometric_mean(v):.3f}" if v else "-" for v in values) + " |")
+    return lines + [""]
+
+
 def name_of(meta):
     parts = [f"{meta.get('library', '?')} {meta.get('version', '')}".strip()]
     parts += [f"{key} {meta[key]}" for key in ("cuda", "cudnn", "bias") if key in meta]
@@ -114,7 +139,7 @@ def name_of(meta):
     return ", ".join(parts)
 
 
-def report(ours, peer, packed):
+def report(ours, peer, packed, one_table):
     (our_meta, ceilings, our_rows), (peer_meta, peer_rows) = ours, peer
     lines = [f"- ours: {name_of(our_meta)}", f"- peer: {name_of(peer_meta)}",
              "- both with the weights packed beforehand" if packed else
@@ -122,6 +147,8 @@ def report(ours, peer, packed):
              "- ceilings: " + ", ".join(f"{key} {value:.5g}" if isinstance(value, float) else f"{value}"
                                         for key, value in ceilings.items()), ""]
     rows = compared(our_rows, peer_rows, packed)
+    if one_table:
+        return lines + overview(rows, peer_rows)
     for title in dict.fromkeys((key[1], key[2], key[3]) for key, *_ in rows):
         lines += section(", ".join(title), [row for row in rows if row[0][1:4] == title], ceilings, peer_rows)
     return lines
@@ -131,6 +158,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ours", nargs="+", help="JSON of convt3d bench")
     parser.add_argument("--peer", nargs="+", help="JSON of the peer")
+    parser.add_argument("--overview", action="store_true", help="one table of all modes and layouts")
     parser.add_argument("--out", help="write there as well")
     args = parser.parse_args()
     ours = load(args.ours)
@@ -140,7 +168,7 @@ def main():
         peer_meta, peer_rows = peer_inside(ours[0], ours[2])
     if not any(key in peer_rows for key in ours[2]):
         sys.exit("compare.py: the two sides have no row in common")
-    lines = report(ours, (peer_meta, peer_rows), packed=not args.peer)
+    lines = report(ours, (peer_meta, peer_rows), packed=not args.peer, one_table=args.overview)
     if args.out:
         with open(args.out, "w", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")

@@ -347,6 +347,9 @@ PYTHON
 python3 json_check.py 2>err; report $? 'the JSON parses and has the promised keys'
 python3 "$source/bench/compare.py" bench.json --peer bench.json >out 2>err && grep -q 'speed-up.*mean 1.000' out
 report $? 'compare.py reads it'
+python3 "$source/bench/compare.py" bench.json --peer bench.json --overview >out 2>err &&
+    grep -q '^| times the peer.*1.000 |$' out
+report $? 'and makes one table of all modes'
 if "$tool" bench $good --peer onednn --json peer.json >out 2>err; then
     python3 "$source/bench/compare.py" peer.json --out table.md >out 2>err && grep -q '^- peer: oneDNN' table.md
     report $? 'bench --peer onednn, and compare.py reads it'
