@@ -27,7 +27,7 @@ static void convt3d__cpu_panel_x(convt3d__cpu_unit *u)
         return;
     }
     n = u->in_end[2] - u->in_first[2];
-    rows = n == stride[3] && n * u->column == u->pitch ? u->in_end[1] - u->in_first[1] : 1;     /* end to end */
+    rows = n * stride[4] == stride[3] && n * u->column == u->pitch ? u->in_end[1] - u->in_first[1] : 1;  /* end to end */
     for (id = u->in_first[0]; id < u->in_end[0]; id++)
         for (ih = u->in_first[1]; ih < u->in_end[1] && n > 0; ih += rows) {
             char *to = u->x + ((id - u->in_first[0]) * u->plane + (ih - u->in_first[1]) * u->pitch) * real;
