@@ -3,7 +3,7 @@
  * that this processor lacks is skipped. The gradients of layers of real sizes are the reference's, value for value, and
  * nothing outside the tensors is touched; test_backward.c has the rest of their contract. */
 #include "guard.h"
-#include "common.h"
+#include "contract.h"
 
 typedef struct kernel_row {
     const char *name;
@@ -11,12 +11,6 @@ typedef struct kernel_row {
 } kernel_row;
 
 static const kernel_row rows[] = {{"avx512", 95}, {"avx2", 95}, {"neon", 95}, {"portable", 95}};
-
-static void use(convt3d_desc *d, const char *name)
-{
-    memset(d->force, 0, sizeof d->force);
-    memcpy(d->force, name, strlen(name));
-}
 
 static convt3d_status status_of(const convt3d_desc *d, convt3d_error *error)
 {
@@ -30,7 +24,7 @@ static int missing(const char *name)
     convt3d_desc d = common_desc(4, 4, 4, 3, 1, 1);
     convt3d_error error;
     convt3d_status status;
-    use(&d, name);
+    contract_use(&d, name);
     status = status_of(&d, &error);
     return status == CONVT3D_KERNEL_UNKNOWN || (status == CONVT3D_REFUSED && strstr(error.text, "this processor"));
 }
@@ -42,7 +36,7 @@ static int check(convt3d_desc d, const char *name, uint64_t seed)
     check_request request;
     convt3d_error error;
     int exact, pass = 1;
-    use(&d, name);
+    contract_use(&d, name);
     if (status_of(&d, &error) == CONVT3D_REFUSED) return -1;
     memset(&request, 0, sizeof request);
     request.desc = d;
@@ -128,26 +122,6 @@ static void test_large_output(const kernel_row *row)
     tap_ok(wrong == 0, "%s: outputs beyond the caches", row->name);
 }
 
-/* One NaN or infinity in x or w: the kernel's outputs are those of the reference, NaN for NaN, on integer data. */
-static int special_as_reference(convt3d_desc d, const char *name, double special, int in_w, uint64_t seed)
-{
-    common_data a, b;
-    int64_t j, at;
-    int pass = common_make(&a, &d, 1, seed) & common_make(&b, &d, 1, seed);
-    if (pass && a.problem.y_count > 0 && oracle_count(a.problem.in) > 0) {
-        at = (int64_t)(oracle_hash(seed, 77) % (uint64_t)(in_w ? a.problem.w_count : a.problem.x_span));
-        oracle_store(d.dtype, in_w ? a.w.data : a.x.data, at, special);
-        oracle_store(d.dtype, in_w ? b.w.data : b.x.data, at, special);
-        use(&a.desc, "reference");
-        use(&b.desc, name);
-        pass = common_run(&a) && common_run(&b);
-        for (j = 0; pass && j < a.problem.y_count; j++) pass = oracle_same(common_get(&a, j), common_get(&b, j));
-    }
-    common_free(&a);
-    common_free(&b);
-    return pass;
-}
-
 static void test_special(const kernel_row *row)
 {
     static const double special[3] = {NAN, INFINITY, -INFINITY};
@@ -156,7 +130,8 @@ static void test_special(const kernel_row *row)
         convt3d_desc d = shapes_random(9000 + (uint64_t)i);
         d.dtype = i % 4;
         d.layout = i / 4 % 2;
-        wrong += !special_as_reference(d, row->name, special[i % 3], i / 3 % 2, (uint64_t)i * 5);
+        contract_use(&d, row->name);
+        wrong += !contract_special_as_reference(&d, special[i % 3], i / 3 % 2, (uint64_t)i * 5);
     }
     tap_ok(wrong == 0, "%s: NaN and infinity spread as in the reference", row->name);
 }
@@ -197,7 +172,7 @@ static void test_guarded(const kernel_row *row)
         d.dtype = i % 4;
         d.layout = i / 4 % 2;
         d.threads = 1 + i % 2;
-        use(&d, row->name);
+        contract_use(&d, row->name);
         if (status_of(&d, &error) != CONVT3D_OK) continue;
         wrong += !run_guarded(d, 0) + !run_guarded(d, 1);
     }
@@ -250,7 +225,7 @@ static int gradients_as_reference(convt3d_desc d, const char *name, int at_end, 
             t[run][i] = integers(d.dtype, count[i], at_end, seed + (uint64_t)i);
             pass &= t[run][i].data != NULL;
         }
-        use(&d, run ? name : "reference");
+        contract_use(&d, run ? name : "reference");
         pass = pass && backward_of(&d, t[run]) == CONVT3D_OK;
     }
     for (i = 3; pass && i < TENSORS; i++) pass = same_values(d.dtype, t[0][i].data, t[1][i].data, count[i]);

@@ -1,5 +1,5 @@
 /* Promise: the numeric contract of docs/numerics.md, item by item, against the oracle. */
-#include "common.h"
+#include "contract.h"
 
 static convt3d_desc with_type(convt3d_desc d, int32_t dtype)
 {
@@ -197,28 +197,6 @@ static int same_for_threads(const convt3d_desc *d, uint64_t seed)
     return pass;
 }
 
-/* Each sample computed alone has the bits that it has inside its batch. */
-static int sample_alone(const convt3d_desc *d, uint64_t seed)
-{
-    common_data whole, one;
-    convt3d_desc single = *d;
-    int64_t n, x_bytes, y_bytes;
-    int pass;
-    single.batch = 1;
-    pass = common_make(&whole, d, 0, seed) & common_make(&one, &single, 0, seed);
-    pass = pass && common_run(&whole);
-    x_bytes = (int64_t)one.x.bytes;
-    y_bytes = (int64_t)one.y.bytes;
-    for (n = 0; n < d->batch && pass; n++) {
-        memcpy(one.x.data, whole.x.data + n * x_bytes, (size_t)x_bytes);
-        memcpy(one.w.data, whole.w.data, whole.w.bytes);
-        pass = common_run(&one) && !memcmp(one.y.data, whole.y.data + n * y_bytes, (size_t)y_bytes);
-    }
-    common_free(&whole);
-    common_free(&one);
-    return pass;
-}
-
 static void test_same_bits(void)
 {
     int i, threads = 1, batch = 1;
@@ -230,7 +208,7 @@ static void test_same_bits(void)
         memset(d.y_stride, 0, sizeof d.y_stride);
         threads &= same_for_threads(&d, (uint64_t)i);
         d.batch = 3;
-        batch &= sample_alone(&d, (uint64_t)i);
+        batch &= contract_sample_alone(&d, (uint64_t)i);
     }
     tap_ok(threads, "4: the same bits for 1, 2, 7 and all threads, and again");
     tap_ok(batch, "4: a sample's bits do not depend on its batch");
