@@ -1,7 +1,7 @@
 /* Promise: every kernel, pinned by force, is right on the whole table of cases or refuses, and accepts at least the
  * classes it was written for; and items 3 to 5 of the numeric contract hold of it: default f32 is f32, the same bits
  * again and for a sample alone, NaN and infinity as in the reference.
- * Arguments: cpu or cuda (default cpu), then the name of one kernel (default all). */
+ * Arguments: cpu or cuda (default cpu), then the name of one kernel (default all), or list for their names. */
 #include "contract.h"
 
 /* The least number of (case, type, layout) that a kernel must accept, so that refusing more is seen. */
@@ -143,6 +143,10 @@ int main(int argc, char **argv)
     if (device == CONVT3D_DEVICE_CUDA && convt3d_device_count(&count, &error) != CONVT3D_OK) {
         tap_skip("CUDA kernels", "no GPU");
         return tap_done();
+    }
+    if (argc > 2 && !strcmp(argv[2], "list")) {
+        for (i = 0; (kernel = convt3d_kernel_name(device, CONVT3D_FORWARD, i)) != NULL; i++) puts(kernel);
+        return 0;
     }
     for (i = 0; (kernel = convt3d_kernel_name(device, CONVT3D_FORWARD, i)) != NULL; i++)
         if (argc < 3 || !strcmp(argv[2], kernel)) {
