@@ -97,7 +97,7 @@ typedef char convt3d__cpu_blocking_fits[sizeof(convt3d__cpu_blocking) <= sizeof(
 
 enum {
     CONVT3D__CPU_X_BUDGET = 480 << 10,      /* bytes of packed x that are meant to stay in a core's own cache */
-    CONVT3D__CPU_SUM_BUDGET = 32 << 10,     /* the same for the sums of one run */
+    CONVT3D__CPU_SUM_BUDGET = 96 << 10,     /* the same for the sums of one run */
     CONVT3D__CPU_W_BUDGET = 128 << 10,      /* the same for the weights that runs share */
     CONVT3D__CPU_MOST_COLUMNS = 512,        /* positions along W in a unit */
     CONVT3D__CPU_MOST_SIZE = 1024,          /* the same along depth and height */
@@ -279,14 +279,16 @@ static int32_t convt3d__cpu_choose_products(const convt3d__plan *p)
 }
 
 /* Whole planes where they fit, so that few products are formed twice; along depth as many units as keep the threads
- * busy. */
+ * busy: one each where there are fewer samples. */
 static void convt3d__cpu_choose_products_size(const convt3d__plan *p, convt3d__cpu_blocking *b)
 {
     int64_t i, rows, width, least = INT64_MAX, samples = convt3d__max(1, p->desc.batch * p->desc.groups);
     const int64_t tile = p->desc.dtype == CONVT3D_F64 ? 12 : 24;
     for (i = 0; i < 3; i++) b->size[i] = convt3d__cpu_positions(&p->axis[i]);
-    if (b->threads > 1 && samples < 2 * b->threads)
-        b->size[0] = convt3d__min(b->size[0], convt3d__max(4, convt3d__ceil_div(b->size[0] * samples, 2 * b->threads)));
+    if (b->threads > 1 && samples < 2 * b->threads) {
+        i = samples < b->threads ? b->threads : 2 * b->threads;
+        b->size[0] = convt3d__min(b->size[0], convt3d__max(4, convt3d__ceil_div(b->size[0] * samples, i)));
+    }
     b->size[2] = convt3d__min(b->size[2], CONVT3D__CPU_MOST_COLUMNS / 2);
     for (i = 0; i < 2; i++)
         while (b->size[i] > 1 && convt3d__cpu_sum_bytes(p, b, b->size) * (double)(b->size[0] * p->axis[0].stride) >
@@ -331,10 +333,13 @@ static void convt3d__cpu_choose_size(const convt3d__plan *p, convt3d__cpu_blocki
     }
 }
 
-/* Splits units until every thread has several, where there is anything to split. */
+/* Splits units until every thread has several, where there is anything to split. Weights that no cache of a core holds
+ * are read once by each unit of a part: then the parts alone are split, and fewer units are enough. */
 static void convt3d__cpu_choose_split(const convt3d__plan *p, convt3d__cpu_blocking *b)
 {
     double weights = (double)p->in_group * (double)p->out_group * (double)p->taps;
+    int32_t heavy = weights * (double)convt3d__cpu_real_size(p) >
+                    (double)CONVT3D__CPU_X_BUDGET + 2 * convt3d__cpu_x_bytes(p, b, b->size);
     int64_t i;
     for (;;) {
         double units = (double)p->desc.batch * (double)b->group_units * (double)b->parts, x;
@@ -345,6 +350,8 @@ static void convt3d__cpu_choose_split(const convt3d__plan *p, convt3d__cpu_block
         x = convt3d__cpu_x_bytes(p, b, b->size);
         if (b->threads == 1 || units >= 12.0 * (double)b->threads || units == 0) break;
         if (weights * 4 > x && b->parts * 4 <= b->blocks) b->parts *= 2;
+        else if (heavy && b->parts * 2 <= b->blocks) b->parts *= 2;
+        else if (heavy && units >= 4.0 * (double)b->threads) break;
         else if (b->size[0] > 1) b->size[0] = (b->size[0] + 1) / 2;
         else if (b->size[1] > 2) b->size[1] = (b->size[1] + 1) / 2;
         else if (b->parts * 2 <= b->blocks) b->parts *= 2;
@@ -397,7 +404,7 @@ static int32_t convt3d__cpu_choose_buffers(const convt3d__plan *p, convt3d__cpu_
         b->x_pitch = 1;
         b->plane = in[1] * b->pitch;
         b->x_bytes = b->in_place ? 0 : convt3d__cpu_round_up(in[0] * b->plane * real, 64);
-        b->product_bytes = CONVT3D__CPU_LIST * b->rows * real;
+        b->product_bytes = 2 * CONVT3D__CPU_LIST * b->rows * real;         /* and their transpose */
         if (b->scatter) b->sum_bytes = 0;
     }
     if (b->products) {

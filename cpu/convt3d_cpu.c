@@ -42,18 +42,20 @@
 #else
 #  define CONVT3D__CPU_INLINE static inline
 #endif
-/* Unrolls the loop that follows; its count is a constant of at most 8. */
+/* Unrolls the loop that follows; its count is a constant of at most 16. */
 #if defined(__clang__)
 #  define CONVT3D__CPU_UNROLL _Pragma("clang loop unroll(full)")
 #elif defined(__GNUC__) && __GNUC__ >= 8
-#  define CONVT3D__CPU_UNROLL _Pragma("GCC unroll 8")
+#  define CONVT3D__CPU_UNROLL _Pragma("GCC unroll 16")
 #else
 #  define CONVT3D__CPU_UNROLL
 #endif
 
 #if defined(__GNUC__)
 #  define CONVT3D__CPU_PREFETCH(address) __builtin_prefetch(address)
+#  define CONVT3D__CPU_PREFETCH_WRITE(address) __builtin_prefetch(address, 1)
 #else
+#  define CONVT3D__CPU_PREFETCH_WRITE(address) ((void)0)
 #  define CONVT3D__CPU_PREFETCH(address) ((void)0)
 #endif
 

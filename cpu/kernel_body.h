@@ -12,7 +12,8 @@
  *           LEAF_EVENS(a, b)    a0 a2 ... b0 b2 ...
  *           LEAF_COLUMNS_1 ... LEAF_COLUMNS_8   widest tile for so many channels; 0: no such tile
  *           LEAF_POSITIONS      output positions by one or two vectors of channels in a tile, 4 to 8
- *           LEAF_STACK_COLUMNS  vectors in a tile of four rows of one channel, at most 4
+ *           LEAF_STACK_COLUMNS  vectors in a tile of four rows of one channel, at most 4; with 4, tiles of eight rows
+ *                           by two vectors as well
  */
 
 /* One tile: positions at, at + 1, ... of the line. COLUMNS, ROWS and SINGLE, one input channel, are constants wherever
@@ -91,7 +92,7 @@ static void LEAF(line8)(const convt3d__cpu_line *line) { LEAF(line)(line, LEAF_C
 
 /* Adds `height` taps along height, of one tap along depth and width and one channel, to rows*columns vectors of sums.
  * Every row of x is loaded once for all the output rows it belongs to. */
-CONVT3D__CPU_INLINE void LEAF(stack_step)(const convt3d__cpu_line *line, LEAF_VECTOR sum[4][4], const LEAF_REAL *px,
+CONVT3D__CPU_INLINE void LEAF(stack_step)(const convt3d__cpu_line *line, LEAF_VECTOR sum[8][4], const LEAF_REAL *px,
                                           const LEAF_REAL *pw, const int columns, const int rows, const int height)
 {
     LEAF_VECTOR w[4], x[4];
@@ -100,7 +101,7 @@ CONVT3D__CPU_INLINE void LEAF(stack_step)(const convt3d__cpu_line *line, LEAF_VE
     for (i = 0; i < height; i++) w[i] = LEAF_SPLAT(pw + i * line->w_step);
     px -= (height - 1) * line->row_pitch;
     CONVT3D__CPU_UNROLL
-    for (i = 0; i < rows + height - 1; i++, px += line->row_pitch) {
+    for (i = 0; i < rows + height - 1; i++, px += line->row_pitch) {          /* at most 11 */
         CONVT3D__CPU_UNROLL
         for (c = 0; c < columns; c++) x[c] = LEAF_LOAD(px + c * LEAF_LANES);
         CONVT3D__CPU_UNROLL
@@ -114,7 +115,7 @@ CONVT3D__CPU_INLINE void LEAF(stack_step)(const convt3d__cpu_line *line, LEAF_VE
 }
 
 /* All taps and channels of a block of rows*columns vectors; height is a constant from 1 to 4, or 0: any number. */
-CONVT3D__CPU_INLINE void LEAF(stack_taps)(const convt3d__cpu_line *line, LEAF_VECTOR sum[4][4], int64_t at,
+CONVT3D__CPU_INLINE void LEAF(stack_taps)(const convt3d__cpu_line *line, LEAF_VECTOR sum[8][4], int64_t at,
                                           const int columns, const int rows, const int height)
 {
     int64_t tap, ic, first;
@@ -139,7 +140,7 @@ CONVT3D__CPU_INLINE void LEAF(stack_taps)(const convt3d__cpu_line *line, LEAF_VE
 CONVT3D__CPU_INLINE void LEAF(stack_tile)(const convt3d__cpu_line *line, int64_t row, int64_t at, const int columns,
                                           const int rows, const int height)
 {
-    LEAF_VECTOR sum[4][4];
+    LEAF_VECTOR sum[8][4];
     LEAF_REAL *to = (LEAF_REAL *)line->sum + row * line->sum_row + at;
     const LEAF_REAL *start = (const LEAF_REAL *)line->start;
     int c, r;
@@ -157,20 +158,31 @@ CONVT3D__CPU_INLINE void LEAF(stack_tile)(const convt3d__cpu_line *line, int64_t
     }
 }
 
-CONVT3D__CPU_INLINE void LEAF(stack_rows)(const convt3d__cpu_line *line, int64_t row, const int rows, const int height)
+/* Some rows by tiles of some columns, then by narrower ones. */
+CONVT3D__CPU_INLINE void LEAF(stack_rows)(const convt3d__cpu_line *line, int64_t row, const int columns, const int rows,
+                                          const int height)
 {
     int64_t at = 0;
-    for (; line->length - at > (LEAF_STACK_COLUMNS - 1) * LEAF_LANES; at += LEAF_STACK_COLUMNS * LEAF_LANES)
-        LEAF(stack_tile)(line, row, at, LEAF_STACK_COLUMNS, rows, height);
-    for (; at < line->length; at += LEAF_LANES) LEAF(stack_tile)(line, row, at, 1, rows, height);
+    for (; line->length - at > (columns - 1) * LEAF_LANES; at += columns * LEAF_LANES)
+        LEAF(stack_tile)(line, row, at, columns, rows, height);
+    if (columns > 2 && line->length - at > LEAF_LANES) {
+        LEAF(stack_tile)(line, row, at, 2, rows, height);
+        at += 2 * LEAF_LANES;
+    }
+    if (at < line->length) LEAF(stack_tile)(line, row, at, 1, rows, height);
 }
 
+/* All rows. Short ones make up for it with tiles of eight, where there are registers for them. */
 CONVT3D__CPU_INLINE void LEAF(stack_all)(const convt3d__cpu_line *line, const int height)
 {
     int64_t row = 0;
-    for (; row + 4 <= line->rows; row += 4) LEAF(stack_rows)(line, row, 4, height);
-    if (row + 2 <= line->rows) { LEAF(stack_rows)(line, row, 2, height);  row += 2; }
-    if (row < line->rows) LEAF(stack_rows)(line, row, 1, height);
+#if LEAF_STACK_COLUMNS == 4
+    if (line->length <= 2 * LEAF_LANES)
+        for (; row + 8 <= line->rows; row += 8) LEAF(stack_rows)(line, row, 2, 8, height);
+#endif
+    for (; row + 4 <= line->rows; row += 4) LEAF(stack_rows)(line, row, LEAF_STACK_COLUMNS, 4, height);
+    if (row + 2 <= line->rows) { LEAF(stack_rows)(line, row, LEAF_STACK_COLUMNS, 2, height);  row += 2; }
+    if (row < line->rows) LEAF(stack_rows)(line, row, LEAF_STACK_COLUMNS, 1, height);
 }
 
 static void LEAF(stack)(const convt3d__cpu_line *line)
@@ -403,6 +415,8 @@ static void LEAF(evens)(void *to_void, const void *from_void, int64_t n)
 
 /* ---- rows of outputs ---- */
 
+#define LEAF_LINE ((int64_t)(64 / sizeof(LEAF_REAL)))       /* values of a line of the cache */
+
 CONVT3D__CPU_INLINE void LEAF(put)(LEAF_REAL *to, LEAF_VECTOR v, const int stream)
 {
     if (stream) LEAF_STREAM(to, v);
@@ -447,17 +461,25 @@ CONVT3D__CPU_INLINE void LEAF(phases_at)(const LEAF_REAL *at[4], const LEAF_REAL
     for (i = 0; i < stride; i++) at[i] = from[(j + i) % stride] + row + (j + i) / stride;
 }
 
-/* Values [j, end) around the caches, one by one: the part of a line that a row begins or ends with. */
-CONVT3D__CPU_INLINE void LEAF(stream_part)(LEAF_REAL *to, const LEAF_REAL *const *from, const int stride, int64_t row,
-                                           int64_t j, int64_t end)
+/* Values [j, end) of a row as whole groups; what lies behind `end` in the last one is written too. */
+CONVT3D__CPU_INLINE void LEAF(weave_part)(LEAF_REAL *to, const LEAF_REAL *const *from, const int stride, int64_t row,
+                                          int64_t j, int64_t end)
 {
-    LEAF_REAL part[8 * LEAF_LANES + 64 / sizeof(LEAF_REAL)];
     const LEAF_REAL *at[4];
     const int64_t group = stride * LEAF_LANES;
-    int64_t i;
     LEAF(phases_at)(at, from, stride, row, j);
-    LEAF(weave_groups)(part, at, stride, (end - j + group - 1) / group * group, 0);
-    for (i = j; i < end; i++) LEAF_STREAM_ONE(to + i, part[i - j]);
+    LEAF(weave_groups)(to, at, stride, (end - j + group - 1) / group * group, 0);
+}
+
+/* The same, and nothing behind it: the part of a line that a row begins or ends with. Its other part comes another
+ * time, so it stays in the caches until then. */
+CONVT3D__CPU_INLINE void LEAF(edge_part)(LEAF_REAL *to, const LEAF_REAL *const *from, const int stride, int64_t row,
+                                           int64_t j, int64_t end)
+{
+    LEAF_REAL part[8 * LEAF_LANES + LEAF_LINE];
+    int64_t i;
+    LEAF(weave_part)(part, from, stride, row, j, end);
+    for (i = j; i < end; i++) to[i] = part[i - j];
 }
 
 /* One row whose values start at `row` in each phase. What no whole group reaches is done by a group that ends with the
@@ -469,17 +491,66 @@ CONVT3D__CPU_INLINE void LEAF(weave_row)(LEAF_REAL *to, const LEAF_REAL *const *
     int64_t head = 0, j;
     if (stream) {
         head = convt3d__min(n, (int64_t)((0 - (uintptr_t)to) % 64 / sizeof(LEAF_REAL)));
-        if (head > 0) LEAF(stream_part)(to, from, stride, row, 0, head);
+        if (head > 0) LEAF(edge_part)(to, from, stride, row, 0, head);
     }
     LEAF(phases_at)(at, from, stride, row, head);
     j = head + LEAF(weave_groups)(to + head, at, stride, n - head, stream);
     if (j == n) return;
-    if (stream) { LEAF(stream_part)(to, from, stride, row, j, n);  return; }
+    if (stream) { LEAF(edge_part)(to, from, stride, row, j, n);  return; }
     if (n >= stride * LEAF_LANES) {
         j = n - stride * LEAF_LANES;
         LEAF(phases_at)(at, from, stride, row, j);
         LEAF(weave_groups)(to + j, at, stride, n - j, 0);
     } else for (j = 0; j < n; j++) to[j] = from[j % stride][row + j / stride];
+}
+
+CONVT3D__CPU_INLINE void LEAF(stream_lines)(LEAF_REAL *to, const LEAF_REAL *from, int64_t n)
+{
+    int64_t i;
+    for (i = 0; i < n; i += LEAF_LANES) LEAF_STREAM(to + i, LEAF_LOAD(from + i));
+}
+
+/* Rows that lie end to end in y, around the caches, as one row: the line in which one ends and the next begins is put
+ * together in a buffer. It leaves after the next row, when what was written into it no longer waits behind stores. */
+CONVT3D__CPU_INLINE void LEAF(weave_joined)(const convt3d__cpu_weave *w, const LEAF_REAL *const *from, const int stride)
+{
+    LEAF_REAL part[2][12 * LEAF_LANES + 3 * LEAF_LINE], *to = (LEAF_REAL *)w->to, *line = NULL;    /* one that waits */
+    const LEAF_REAL *at[4], *waiting = NULL;
+    int64_t row, high = 0, start = 0, j, n = w->length, full;
+    int64_t open = (int64_t)((uintptr_t)to % 64 / sizeof(LEAF_REAL));    /* values of the line that came before */
+    LEAF_REAL *last = part[0];                                           /* that line */
+    CONVT3D__CPU_PREFETCH_WRITE(to);
+    CONVT3D__CPU_PREFETCH_WRITE(to + w->rows * n - 1);
+    int alone = open > 0, side = 0;                                      /* alone: it began before these rows */
+    for (row = 0; row < w->rows; row++) {
+        const int64_t at_row = start + high * w->from_high;
+        if (++high == w->high) { high = 0;  start += w->from_pitch; }
+        j = open > 0 ? convt3d__min(n, LEAF_LINE - open) : 0;
+        if (alone) {
+            LEAF(edge_part)(to, from, stride, at_row, 0, j);
+        } else if (j > 0) LEAF(weave_part)(last + open, from, stride, at_row, 0, j);
+        open += j;
+        if (line) LEAF(stream_lines)(line, waiting, LEAF_LINE);
+        line = NULL;
+        if (open == LEAF_LINE) {
+            if (!alone) { line = to + j - LEAF_LINE;  waiting = last; }
+            open = alone = 0;
+        }
+        if (j < n) {
+            LEAF(phases_at)(at, from, stride, at_row, j);
+            j += LEAF(weave_groups)(to + j, at, stride, (n - j) / LEAF_LINE * LEAF_LINE, 1);
+            side = 1 - side;
+            last = part[side];
+            LEAF(weave_part)(last, from, stride, at_row, j, n);
+            full = (n - j) / LEAF_LINE * LEAF_LINE;
+            LEAF(stream_lines)(to + j, last, full);
+            last += full;
+            open = n - j - full;
+        }
+        to += n;
+    }
+    if (line) LEAF(stream_lines)(line, waiting, LEAF_LINE);
+    for (j = 0; !alone && j < open; j++) to[j - open] = last[j];
 }
 
 CONVT3D__CPU_INLINE void LEAF(weave_rows)(const convt3d__cpu_weave *w, const int stride, const int stream)
@@ -489,6 +560,10 @@ CONVT3D__CPU_INLINE void LEAF(weave_rows)(const convt3d__cpu_weave *w, const int
     int64_t row, high = 0, at = 0;
     int i;
     for (i = 0; i < stride; i++) from[i] = (const LEAF_REAL *)w->from[i];
+    if (stream && w->to_pitch == w->length && w->length % LEAF_LINE != 0) {
+        LEAF(weave_joined)(w, from, stride);
+        return;
+    }
     for (row = 0; row < w->rows; row++, to += w->to_pitch) {
         LEAF(weave_row)(to, from, stride, at + high * w->from_high, w->length, stream);
         if (++high == w->high) { high = 0;  at += w->from_pitch; }
@@ -520,6 +595,7 @@ static void LEAF(weave)(const convt3d__cpu_weave *w)
 #undef LEAF_REAL
 #undef LEAF_VECTOR
 #undef LEAF_LANES
+#undef LEAF_LINE
 #undef LEAF_LOAD
 #undef LEAF_STORE
 #undef LEAF_STREAM

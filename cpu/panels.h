@@ -105,18 +105,54 @@ static void convt3d__cpu_panel_sheet(const convt3d__cpu_unit *u, const convt3d__
         }
 }
 
+/* n values become elements of y, `at` from `to` on. */
+static void convt3d__cpu_spread(const convt3d__cpu_unit *u, char *to, const int64_t *at, const void *values, int64_t n)
+{
+    int32_t type = convt3d__cpu_y_type(u->p);
+    uint16_t narrow[CONVT3D__CPU_LIST];
+    int64_t j;
+    if (type == CONVT3D_F64) {
+        for (j = 0; j < n; j++) ((double *)(void *)to)[at[j]] = ((const double *)values)[j];
+    } else if (type == CONVT3D_F32) {
+        for (j = 0; j < n; j++) ((float *)(void *)to)[at[j]] = ((const float *)values)[j];
+    } else {
+        u->leaves->narrow[type == CONVT3D_BF16](narrow, (const float *)values, n);
+        for (j = 0; j < n; j++) ((uint16_t *)(void *)to)[at[j]] = narrow[j];
+    }
+}
+
+/* The sums of the listed positions put channel by channel: one channel's outputs lie near each other in y, one
+ * position's do not. */
+static void convt3d__cpu_put_channels(const convt3d__cpu_unit *u, int64_t oc, int64_t channels, int64_t positions)
+{
+    const int64_t *stride = u->p->desc.y_stride;
+    int64_t real = convt3d__cpu_real_size(u->p), size = convt3d__element_size(convt3d__cpu_y_type(u->p)), j, c;
+    int64_t at[CONVT3D__CPU_LIST];
+    char *lines = u->product + CONVT3D__CPU_LIST * u->b->rows * real;
+    char *to = (char *)u->io->y + (u->n * stride[0] + oc * stride[1]) * size;
+    for (j = 0; j < positions; j++)
+        at[j] = u->place[j].od * stride[2] + u->place[j].oh * stride[3] + u->place[j].ow * stride[4];
+    u->leaves->transpose[u->p->desc.dtype == CONVT3D_F64](lines, CONVT3D__CPU_LIST, u->product, u->b->rows, positions,
+                                                          channels);
+    for (c = 0; c < channels; c++, to += stride[1] * size)
+        convt3d__cpu_spread(u, to, at, lines + c * CONVT3D__CPU_LIST * real, positions);
+}
+
 /* The sums of the listed positions, put in their places. */
 static void convt3d__cpu_finish_panel(const convt3d__cpu_unit *u, int64_t block, int64_t taps, int64_t positions)
 {
     int64_t oc = block % u->b->blocks * u->b->rows, channels = convt3d__min(u->b->rows, u->p->out_group - oc), j;
+    int side_by_side = u->p->desc.y_stride[1] == 1;
     if (positions == 0) return;
     convt3d__cpu_sum_panel(u, block, taps, positions);
-    for (j = 0; j < positions; j++) {
+    for (j = 0; (side_by_side || u->p->fused > 0) && j < positions; j++) {
         char *values = u->product + j * u->b->rows * convt3d__cpu_real_size(u->p);
         u->place[j].oc = (u->group + block / u->b->blocks) * u->p->out_group + oc;
         if (u->p->fused > 0) convt3d__cpu_apply(u, &u->place[j], 1, 1, values, channels);
-        convt3d__cpu_put(u, &u->place[j], 1, values, channels);
+        if (side_by_side) convt3d__cpu_put(u, &u->place[j], 1, values, channels);
     }
+    if (side_by_side) return;
+    convt3d__cpu_put_channels(u, (u->group + block / u->b->blocks) * u->p->out_group + oc, channels, positions);
 }
 
 /* A box of phase positions from output o[] on whose taps are equal: one list after another. */

@@ -30,8 +30,21 @@ static void convt3d__cpu_products_x(const convt3d__cpu_unit *u, int64_t id, int6
     }
 }
 
-/* All products of the packed rows. */
-static void convt3d__cpu_products_form(const convt3d__cpu_unit *u, int64_t rows)
+/* Whether any product of a block, at input depth id, reaches an output depth of the unit. */
+static int convt3d__cpu_products_wanted(const convt3d__cpu_unit *u, int64_t id, int64_t block)
+{
+    const convt3d__axis *d = &u->p->axis[0];
+    int64_t plane = u->p->taps / d->kernel, channel = block * u->b->rows, od;
+    int64_t end = convt3d__min(channel + u->b->rows, u->p->out_group * u->p->taps);
+    for (; channel < end; channel = (channel / plane + 1) * plane) {
+        od = id * d->stride - d->padding + channel / plane % d->kernel * d->dilation;
+        if (od >= u->first[0] * d->stride && od < convt3d__min(u->end[0] * d->stride, d->out)) return 1;
+    }
+    return 0;
+}
+
+/* The products of the packed rows that are added to something. */
+static void convt3d__cpu_products_form(const convt3d__cpu_unit *u, int64_t id, int64_t rows)
 {
     const convt3d__plan *p = u->p;
     const double zero[CONVT3D__CPU_MOST_ROWS] = {0};
@@ -44,6 +57,7 @@ static void convt3d__cpu_products_form(const convt3d__cpu_unit *u, int64_t rows)
     line.x_pitch = line.sum_pitch = u->b->x_pitch;
     line.length = rows * u->pitch;
     for (block = 0; block < u->b->blocks; block++) {
+        if (!convt3d__cpu_products_wanted(u, id, block)) continue;
         const char *w = convt3d__cpu_block_weights(p, u->b, u->packed, u->group * u->b->blocks + block);
         line.sum = u->product + block * u->b->rows * u->b->x_pitch * real;
         for (first = 0; first < p->in_group; first += u->b->ic_block) {
@@ -151,7 +165,7 @@ static void convt3d__cpu_unit_products(convt3d__cpu_unit *u)
         for (ih = u->in_first[1]; id < u->in_end[0] && ih < u->in_end[1] && u->pitch > 0; ih += rows) {
             rows = convt3d__min(u->b->chunk, u->in_end[1] - ih);
             convt3d__cpu_products_x(u, id, ih, rows);
-            convt3d__cpu_products_form(u, rows);
+            convt3d__cpu_products_form(u, id, rows);
             convt3d__cpu_products_spread(u, target, id, ih, rows);
         }
         for (; od < end && (id == u->in_end[0] || convt3d__floor_div(od + d->padding, d->stride) <= id); od++) {
