@@ -218,7 +218,10 @@ CONVT3D__CPU_INLINE void LEAF(panel_tile)(const convt3d__cpu_panel *p, int64_t f
         const LEAF_REAL *pw = (const LEAF_REAL *)p->w + p->tap[tap].w * p->channels * vectors * LEAF_LANES;
         for (ic = 0; ic < p->channels; ic++, px++, pw += vectors * LEAF_LANES) {
             CONVT3D__CPU_UNROLL
-            for (v = 0; v < vectors; v++) w[v] = LEAF_LOAD(pw + v * LEAF_LANES);
+            for (v = 0; v < vectors; v++) {
+                w[v] = LEAF_LOAD(pw + v * LEAF_LANES);
+                CONVT3D__CPU_PREFETCH(pw + (CONVT3D__CPU_PANEL_AHEAD * vectors + v) * LEAF_LANES);
+            }
             CONVT3D__CPU_UNROLL
             for (i = 0; i < positions; i++) {
                 x = LEAF_SPLAT(px + at[i]);
