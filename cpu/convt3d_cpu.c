@@ -84,7 +84,8 @@ enum {
     CONVT3D__CPU_MOST_PANEL = 32,       /* ROWS of a panel */
     CONVT3D__CPU_SLACK = 256,
     CONVT3D__CPU_AHEAD = 8,             /* input channels that prefetching runs ahead, */
-    CONVT3D__CPU_PANEL_AHEAD = 48       /* and of a panel's weights */
+    CONVT3D__CPU_PANEL_AHEAD = 48,      /* and of a panel's weights; */
+    CONVT3D__CPU_ROWS_AHEAD = 1024      /* bytes of x that it runs ahead of packing */
 };
 
 /* Sums of positions by one or two vectors of output channels (ROWS of them): sum[j*ROWS + r] += sum over taps and

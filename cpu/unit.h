@@ -58,13 +58,25 @@ static int64_t convt3d__cpu_x_at(const convt3d__cpu_unit *u, int axis, int64_t i
            (convt3d__floor_div(i, u->split[axis]) - u->in_first[axis]) * step;
 }
 
-/* n columns of one row of one channel, zeros behind them. */
+/* What is read soon: n elements of a row, side by side. */
+static void convt3d__cpu_prefetch(const void *from, int64_t bytes)
+{
+    int64_t i;
+    for (i = 0; i < bytes; i += 64) CONVT3D__CPU_PREFETCH((const char *)from + i);
+}
+
+/* n columns of one row of one channel, zeros behind them. The row that follows some rows later is fetched: processors
+ * do not follow rows from page to page. */
 static void convt3d__cpu_pack_row(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t n)
 {
-    int64_t real = convt3d__cpu_real_size(u->p);
+    const convt3d__plan *p = u->p;
+    int64_t real = convt3d__cpu_real_size(p), step = p->desc.x_stride[4] * u->split[2];
+    int64_t bytes = n * convt3d__element_size(p->desc.dtype);
+    if (n > 0 && step == 1)
+        convt3d__cpu_prefetch(convt3d__cpu_element(u->io->x, p->desc.dtype, from + p->desc.x_stride[3] *
+                                                   (CONVT3D__CPU_ROWS_AHEAD / bytes + 1)), bytes);
     if (n > 0)
-        convt3d__cpu_gather(u->leaves, u->p->desc.dtype, to, convt3d__cpu_element(u->io->x, u->p->desc.dtype, from),
-                            u->p->desc.x_stride[4] * u->split[2], n);
+        convt3d__cpu_gather(u->leaves, p->desc.dtype, to, convt3d__cpu_element(u->io->x, p->desc.dtype, from), step, n);
     memset(to + n * real, 0, (size_t)((u->pitch - n) * real));
 }
 
