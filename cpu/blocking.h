@@ -104,6 +104,8 @@ enum {
     CONVT3D__CPU_MOST_PHASES = 64,          /* along W: each keeps a line */
     CONVT3D__CPU_MOST_HIGH = 4,             /* phases along height that are stored together */
     CONVT3D__CPU_MOST_RUNS = 8,             /* runs of one output depth that are stored together */
+    CONVT3D__CPU_STREAM = 8 << 20,          /* bytes of y that go around the caches, however large the last one is: it
+                                               may be shared, and far away */
     CONVT3D__CPU_IC_BLOCK = 256,            /* input channels of one pass over the taps */
     CONVT3D__CPU_IC_STACK = 8,              /* the same for stacks, whose few sums make x the larger part of the work */
     CONVT3D__CPU_LIST = 192,                /* positions that a panel takes at once */
@@ -463,7 +465,7 @@ static int32_t convt3d__cpu_refuses(convt3d__plan *p, const convt3d__cpu_leaves 
     b.by_phase = (double)(b.store / b.rows) * convt3d__cpu_block_bytes(p, &b) > (double)CONVT3D__CPU_W_BUDGET;
     b.stream = convt3d__cpu_y_type(p) <= CONVT3D_F64 && p->desc.y_stride[4] == 1 && !b.scatter &&
                p->y_count * convt3d__element_size(convt3d__cpu_y_type(p)) >
-               convt3d__cpu_last_cache() / (b.by_phase ? 1 : 2);
+               convt3d__min(convt3d__cpu_last_cache() / (b.by_phase ? 1 : 2), CONVT3D__CPU_STREAM);
     b.high = !b.by_phase && convt3d__cpu_phases(&p->axis[1]) <= CONVT3D__CPU_MOST_HIGH ?
              (int32_t)convt3d__cpu_phases(&p->axis[1]) : 1;
     if (b.products) {

@@ -38,6 +38,7 @@
 #define LEAF_COLUMNS_8 0
 #define LEAF_STACK_COLUMNS 2
 #define LEAF_POSITIONS 6
+#define LEAF_PANEL_POSITIONS 6
 CONVT3D__CPU_INLINE void convt3d__avx2_stream_f32(float *to, float value)
 {
     _mm_stream_si32((int *)(void *)to, _mm_cvtsi128_si32(_mm_castps_si128(_mm_set_ss(value))));
@@ -79,6 +80,7 @@ CONVT3D__CPU_INLINE void convt3d__avx2_zip_f32(__m256 *low, __m256 *high, __m256
 #define LEAF_COLUMNS_8 0
 #define LEAF_STACK_COLUMNS 2
 #define LEAF_POSITIONS 6
+#define LEAF_PANEL_POSITIONS 6
 CONVT3D__CPU_INLINE void convt3d__avx2_stream_f64(double *to, double value)
 {
     _mm_stream_si64((long long *)(void *)to, _mm_cvtsi128_si64(_mm_castpd_si128(_mm_set_sd(value))));

@@ -55,6 +55,7 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f32(__m512 *low, __m512 *high, __m5
 #define LEAF_COLUMNS_8 3
 #define LEAF_STACK_COLUMNS 4
 #define LEAF_POSITIONS 8
+#define LEAF_PANEL_POSITIONS 14
 #include "kernel_body.h"
 
 CONVT3D__CPU_INLINE __m512d convt3d__avx512_splat_f64(const double *from) { return _mm512_set1_pd(*from); }
@@ -94,6 +95,7 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f64(__m512d *low, __m512d *high, __
 #define LEAF_COLUMNS_8 3
 #define LEAF_STACK_COLUMNS 4
 #define LEAF_POSITIONS 8
+#define LEAF_PANEL_POSITIONS 14
 #include "kernel_body.h"
 
 #define LIST(name) convt3d__avx512_list_##name

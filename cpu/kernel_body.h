@@ -12,6 +12,7 @@
  *           LEAF_EVENS(a, b)    a0 a2 ... b0 b2 ...
  *           LEAF_COLUMNS_1 ... LEAF_COLUMNS_8   widest tile for so many channels; 0: no such tile
  *           LEAF_POSITIONS      output positions by one or two vectors of channels in a tile, 4 to 8
+ *           LEAF_PANEL_POSITIONS    the same in the largest tile of a panel, at most 14
  *           LEAF_STACK_COLUMNS  vectors in a tile of four rows of one channel, at most 4; with 4, tiles of eight rows
  *                           by two vectors as well
  */
@@ -25,6 +26,7 @@ CONVT3D__CPU_INLINE void LEAF(tile)(const convt3d__cpu_line *line, int64_t at, c
     LEAF_REAL *to = (LEAF_REAL *)line->sum + at;
     const LEAF_REAL *start = (const LEAF_REAL *)line->start, *px, *pw;
     const int64_t channels = single ? 1 : line->channels;
+    const int lines = (columns * LEAF_LANES * (int)sizeof(LEAF_REAL) + 63) / 64;   /* of the cache, and often one more */
     int64_t tap, ic;
     int c, r;
     CONVT3D__CPU_UNROLL
@@ -39,10 +41,9 @@ CONVT3D__CPU_INLINE void LEAF(tile)(const convt3d__cpu_line *line, int64_t at, c
         for (ic = 0; ic < channels; ic++, px += line->x_pitch, pw += rows) {
             CONVT3D__CPU_UNROLL
             for (c = 0; c < columns; c++) x[c] = LEAF_LOAD(px + c * LEAF_LANES);
-            if (!single) {
-                CONVT3D__CPU_PREFETCH(px + CONVT3D__CPU_AHEAD * line->x_pitch);
-                CONVT3D__CPU_PREFETCH(px + CONVT3D__CPU_AHEAD * line->x_pitch + 64 / sizeof(LEAF_REAL));
-            }
+            CONVT3D__CPU_UNROLL
+            for (c = 0; !single && c < lines; c++)
+                CONVT3D__CPU_PREFETCH(px + CONVT3D__CPU_AHEAD * line->x_pitch + c * 64 / (int)sizeof(LEAF_REAL));
             CONVT3D__CPU_UNROLL
             for (r = 0; r < rows; r++) {
                 w = LEAF_SPLAT(pw + r);
@@ -201,10 +202,10 @@ static void LEAF(stack)(const convt3d__cpu_line *line)
 CONVT3D__CPU_INLINE void LEAF(panel_tile)(const convt3d__cpu_panel *p, int64_t first, const int vectors,
                                           const int positions)
 {
-    LEAF_VECTOR sum[8][2], w[2], x;
+    LEAF_VECTOR sum[14][2], w[2], x;
     LEAF_REAL *to = (LEAF_REAL *)p->sum + first * vectors * LEAF_LANES;
     const LEAF_REAL *start = (const LEAF_REAL *)p->start;
-    int64_t tap, ic, at[8];
+    int64_t tap, ic, at[14];
     int i, v;
     CONVT3D__CPU_UNROLL
     for (i = 0; i < positions; i++) {
@@ -240,6 +241,10 @@ CONVT3D__CPU_INLINE void LEAF(panel_tile)(const convt3d__cpu_panel *p, int64_t f
 CONVT3D__CPU_INLINE void LEAF(panel)(const convt3d__cpu_panel *p, const int vectors)
 {
     int64_t i = 0;
+#if LEAF_PANEL_POSITIONS > LEAF_POSITIONS
+    for (; i + LEAF_PANEL_POSITIONS <= p->positions; i += LEAF_PANEL_POSITIONS)
+        LEAF(panel_tile)(p, i, vectors, LEAF_PANEL_POSITIONS);
+#endif
     for (; i + LEAF_POSITIONS <= p->positions; i += LEAF_POSITIONS) LEAF(panel_tile)(p, i, vectors, LEAF_POSITIONS);
     for (; i + 4 <= p->positions; i += 4) LEAF(panel_tile)(p, i, vectors, 4);
     if (i + 3 <= p->positions) { LEAF(panel_tile)(p, i, vectors, 3);  i += 3; }
@@ -617,3 +622,4 @@ static void LEAF(weave)(const convt3d__cpu_weave *w)
 #undef LEAF_COLUMNS_8
 #undef LEAF_STACK_COLUMNS
 #undef LEAF_POSITIONS
+#undef LEAF_PANEL_POSITIONS

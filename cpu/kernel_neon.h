@@ -40,6 +40,7 @@ CONVT3D__CPU_INLINE void convt3d__neon_zip_f32(float32x4_t *low, float32x4_t *hi
 #define LEAF_COLUMNS_8 0
 #define LEAF_STACK_COLUMNS 4
 #define LEAF_POSITIONS 8
+#define LEAF_PANEL_POSITIONS 8
 #include "kernel_body.h"
 
 CONVT3D__CPU_INLINE float64x2_t convt3d__neon_fma_f64(float64x2_t a, float64x2_t b, float64x2_t c)
@@ -75,6 +76,7 @@ CONVT3D__CPU_INLINE void convt3d__neon_zip_f64(float64x2_t *low, float64x2_t *hi
 #define LEAF_COLUMNS_8 0
 #define LEAF_STACK_COLUMNS 4
 #define LEAF_POSITIONS 8
+#define LEAF_PANEL_POSITIONS 8
 #include "kernel_body.h"
 
 static void convt3d__neon_widen_f16(float *to, const uint16_t *from, int64_t n)

@@ -140,6 +140,7 @@ CONVT3D__CPU_INLINE void convt3d__portable_zip_f64(convt3d__portable_f64 *low, c
 #define LEAF_COLUMNS_8 0
 #define LEAF_STACK_COLUMNS 2
 #define LEAF_POSITIONS 4
+#define LEAF_PANEL_POSITIONS 4
 #include "kernel_body.h"
 
 #define LEAF(name) convt3d__portable_f64_##name
@@ -164,6 +165,7 @@ CONVT3D__CPU_INLINE void convt3d__portable_zip_f64(convt3d__portable_f64 *low, c
 #define LEAF_COLUMNS_8 0
 #define LEAF_STACK_COLUMNS 2
 #define LEAF_POSITIONS 4
+#define LEAF_PANEL_POSITIONS 4
 #include "kernel_body.h"
 
 /* ---- 16-bit types: by bits and exact f32 arithmetic, so that subnormals need no case of their own ---- */
