@@ -58,13 +58,6 @@ static int64_t convt3d__cpu_x_at(const convt3d__cpu_unit *u, int axis, int64_t i
            (convt3d__floor_div(i, u->split[axis]) - u->in_first[axis]) * step;
 }
 
-/* What is read soon: n elements of a row, side by side. */
-static void convt3d__cpu_prefetch(const void *from, int64_t bytes)
-{
-    int64_t i;
-    for (i = 0; i < bytes; i += 64) CONVT3D__CPU_PREFETCH((const char *)from + i);
-}
-
 /* n columns of one row of one channel, zeros behind them. The row that follows some rows later is fetched: processors
  * do not follow rows from page to page. */
 static void convt3d__cpu_pack_row(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t n)

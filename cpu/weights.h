@@ -154,6 +154,13 @@ static int convt3d__cpu_all_finite(const void *values, int32_t is_f64, int64_t n
     return 1;
 }
 
+/* What is read soon. */
+static void convt3d__cpu_prefetch(const void *from, int64_t bytes)
+{
+    int64_t i;
+    for (i = 0; i < bytes; i += 64) CONVT3D__CPU_PREFETCH((const char *)from + i);
+}
+
 /* The taps of ROWS output channels, row_step apart, and one input channel to [tap][input channel][row]. */
 static void convt3d__cpu_pack_channel(const convt3d__cpu_leaves *leaves, const convt3d__plan *p, int64_t all_rows,
                                       int64_t taps, const void *w, int64_t row_step, int64_t rows, char *to,
@@ -165,6 +172,9 @@ static void convt3d__cpu_pack_channel(const convt3d__cpu_leaves *leaves, const c
     for (tap = 0; tap < taps; tap += 64, to += 64 * step * real) {
         const void *from = convt3d__cpu_element(w, type, tap);
         n = convt3d__min(64, taps - tap);
+        if (row_step > taps)                /* rows far from each other, which processors do not follow */
+            for (r = 0; r < rows; r++)
+                convt3d__cpu_prefetch(convt3d__cpu_element(from, type, r * row_step + 64), n * real);
         for (r = 0; type > CONVT3D_F64 && r < rows; r++)
             convt3d__cpu_gather(leaves, type, chunk[r], convt3d__cpu_element(from, type, r * row_step), 1, n);
         if (type > CONVT3D_F64) leaves->transpose[0](to, step, chunk, 128, rows, n);
