@@ -23,7 +23,6 @@
 #define LEAF_LOAD _mm256_loadu_ps
 #define LEAF_STORE _mm256_storeu_ps
 #define LEAF_STREAM _mm256_stream_ps
-#define LEAF_STREAM_ONE convt3d__avx2_stream_f32
 #define LEAF_SPLAT _mm256_broadcast_ss
 #define LEAF_FMA _mm256_fmadd_ps
 #define LEAF_ADD _mm256_add_ps
@@ -39,11 +38,6 @@
 #define LEAF_STACK_COLUMNS 2
 #define LEAF_POSITIONS 6
 #define LEAF_PANEL_POSITIONS 6
-CONVT3D__CPU_INLINE void convt3d__avx2_stream_f32(float *to, float value)
-{
-    _mm_stream_si32((int *)(void *)to, _mm_cvtsi128_si32(_mm_castps_si128(_mm_set_ss(value))));
-}
-
 CONVT3D__CPU_INLINE __m256 convt3d__avx2_evens_f32(__m256 a, __m256 b)
 {
     __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));       /* a0 a2 b0 b2 a4 a6 b4 b6 */
@@ -65,7 +59,6 @@ CONVT3D__CPU_INLINE void convt3d__avx2_zip_f32(__m256 *low, __m256 *high, __m256
 #define LEAF_LOAD _mm256_loadu_pd
 #define LEAF_STORE _mm256_storeu_pd
 #define LEAF_STREAM _mm256_stream_pd
-#define LEAF_STREAM_ONE convt3d__avx2_stream_f64
 #define LEAF_SPLAT _mm256_broadcast_sd
 #define LEAF_FMA _mm256_fmadd_pd
 #define LEAF_ADD _mm256_add_pd
@@ -81,11 +74,6 @@ CONVT3D__CPU_INLINE void convt3d__avx2_zip_f32(__m256 *low, __m256 *high, __m256
 #define LEAF_STACK_COLUMNS 2
 #define LEAF_POSITIONS 6
 #define LEAF_PANEL_POSITIONS 6
-CONVT3D__CPU_INLINE void convt3d__avx2_stream_f64(double *to, double value)
-{
-    _mm_stream_si64((long long *)(void *)to, _mm_cvtsi128_si64(_mm_castpd_si128(_mm_set_sd(value))));
-}
-
 CONVT3D__CPU_INLINE __m256d convt3d__avx2_evens_f64(__m256d a, __m256d b)
 {
     return _mm256_permute4x64_pd(_mm256_unpacklo_pd(a, b), 0xd8);

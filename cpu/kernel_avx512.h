@@ -40,7 +40,6 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f32(__m512 *low, __m512 *high, __m5
 #define LEAF_LOAD _mm512_loadu_ps
 #define LEAF_STORE _mm512_storeu_ps
 #define LEAF_STREAM _mm512_stream_ps
-#define LEAF_STREAM_ONE convt3d__avx2_stream_f32
 #define LEAF_SPLAT convt3d__avx512_splat_f32
 #define LEAF_FMA _mm512_fmadd_ps
 #define LEAF_ADD _mm512_add_ps
@@ -80,7 +79,6 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f64(__m512d *low, __m512d *high, __
 #define LEAF_LOAD _mm512_loadu_pd
 #define LEAF_STORE _mm512_storeu_pd
 #define LEAF_STREAM _mm512_stream_pd
-#define LEAF_STREAM_ONE convt3d__avx2_stream_f64
 #define LEAF_SPLAT convt3d__avx512_splat_f64
 #define LEAF_FMA _mm512_fmadd_pd
 #define LEAF_ADD _mm512_add_pd

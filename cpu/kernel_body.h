@@ -6,7 +6,7 @@
  * packed weights for COLUMNS*ROWS multiply-adds. Nothing in it tests a border: x was packed with its zeros.
  * Requires: LEAF(name)       the name of a function of this instruction set and type
  *           LEAF_REAL, LEAF_VECTOR, LEAF_LANES, LEAF_LOAD(p), LEAF_STORE(p, v), LEAF_STREAM(p, v) (p is aligned),
- *           LEAF_STREAM_ONE(p, value), LEAF_SPLAT(p): all lanes *p
+ *           LEAF_SPLAT(p): all lanes *p
  *           LEAF_FMA(a, b, c)   a*b + c; LEAF_ADD(a, b)
  *           LEAF_ZIP(low, high, a, b)   low = a0 b0 a1 b1 ..., high = the upper halves likewise
  *           LEAF_EVENS(a, b)    a0 a2 ... b0 b2 ...
@@ -607,7 +607,6 @@ static void LEAF(weave)(const convt3d__cpu_weave *w)
 #undef LEAF_LOAD
 #undef LEAF_STORE
 #undef LEAF_STREAM
-#undef LEAF_STREAM_ONE
 #undef LEAF_SPLAT
 #undef LEAF_FMA
 #undef LEAF_ADD

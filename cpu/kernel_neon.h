@@ -25,7 +25,6 @@ CONVT3D__CPU_INLINE void convt3d__neon_zip_f32(float32x4_t *low, float32x4_t *hi
 #define LEAF_LOAD vld1q_f32
 #define LEAF_STORE vst1q_f32
 #define LEAF_STREAM vst1q_f32
-#define LEAF_STREAM_ONE(p, value) (*(p) = (value))
 #define LEAF_SPLAT vld1q_dup_f32
 #define LEAF_FMA convt3d__neon_fma_f32
 #define LEAF_ADD vaddq_f32
@@ -61,7 +60,6 @@ CONVT3D__CPU_INLINE void convt3d__neon_zip_f64(float64x2_t *low, float64x2_t *hi
 #define LEAF_LOAD vld1q_f64
 #define LEAF_STORE vst1q_f64
 #define LEAF_STREAM vst1q_f64
-#define LEAF_STREAM_ONE(p, value) (*(p) = (value))
 #define LEAF_SPLAT vld1q_dup_f64
 #define LEAF_FMA convt3d__neon_fma_f64
 #define LEAF_ADD vaddq_f64

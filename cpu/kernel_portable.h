@@ -125,7 +125,6 @@ CONVT3D__CPU_INLINE void convt3d__portable_zip_f64(convt3d__portable_f64 *low, c
 #define LEAF_LOAD convt3d__portable_load_f32
 #define LEAF_STORE convt3d__portable_store_f32
 #define LEAF_STREAM convt3d__portable_store_f32
-#define LEAF_STREAM_ONE(p, value) (*(p) = (value))
 #define LEAF_SPLAT convt3d__portable_splat_f32
 #define LEAF_FMA(a, b, c) ((a) * (b) + (c))
 #define LEAF_ADD(a, b) ((a) + (b))
@@ -150,7 +149,6 @@ CONVT3D__CPU_INLINE void convt3d__portable_zip_f64(convt3d__portable_f64 *low, c
 #define LEAF_LOAD convt3d__portable_load_f64
 #define LEAF_STORE convt3d__portable_store_f64
 #define LEAF_STREAM convt3d__portable_store_f64
-#define LEAF_STREAM_ONE(p, value) (*(p) = (value))
 #define LEAF_SPLAT convt3d__portable_splat_f64
 #define LEAF_FMA(a, b, c) ((a) * (b) + (c))
 #define LEAF_ADD(a, b) ((a) + (b))
