@@ -3,9 +3,11 @@
  * Idea: kernel_body.h on vectors of 16 f32 or 8 f64 and 32 registers. The 16-bit conversions are those of AVX2: they
  * run at the rate of memory. AVX512_BF16 and AVX512_FP16 are left alone: they flush subnormals or sum in 16 bits.
  * Requires: avx512f, avx512dq and avx512vl of the processor, and an operating system that keeps the registers.
- * Tiles (channels x vectors): 1x8, 2x8, 3x6, 4x6, 5x4, 6x4, 8x3.
- * Measured on two cores of a Xeon (496 GFLOP/s of f32 multiply-adds in registers): whole k3 s1 layers run at 385 to 418
- * GFLOP/s of useful work.
+ * Tiles (channels x vectors): 1x8, 2x8, 3x6, 4x6, 5x4, 6x4, 8x3; panels 14 positions by 2 vectors; stacks 4 rows by 4
+ * vectors, 8 by 2 where rows are short. Tall and narrow tiles keep down what comes from the second cache: 14 positions
+ * instead of 8 made long sums up to 12% faster on a Xeon.
+ * Measured, geometric mean over bench/workloads.csv at batch 1, one thread, of OpenBLAS's sgemm: 0.75 on a Xeon (sgemm
+ * 150 GFLOP/s a core; shared, 80 to 130 in that run), 0.82 on an EPYC (Zen 4, 103 GFLOP/s); k3 s1 0.92 to 1.0.
  */
 #ifndef CONVT3D_CPU_KERNEL_AVX512_H
 #define CONVT3D_CPU_KERNEL_AVX512_H

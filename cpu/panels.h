@@ -3,8 +3,8 @@
  * Idea: a tile is some positions by one or two vectors of channels: it loads aligned weights and broadcasts values of
  * x, so positions come in any order and x is read at no odd address. x is packed as [depth][height][width][channel],
  * or read where it is. Positions with equal taps are listed together, so nothing outside the input is multiplied. Sums
- * are put channel by channel where channels lie side by side in y or rows are short; elsewhere they are transposed
- * into lines.
+ * are put position by position where channels lie side by side in y, and channel by channel where rows are short;
+ * elsewhere they are transposed into lines.
  */
 #ifndef CONVT3D_CPU_PANELS_H
 #define CONVT3D_CPU_PANELS_H

@@ -1,7 +1,8 @@
 /* store.h - sums that lie as lines, one for each W phase and channel, take their places in y as rows.
  *
  * Idea: the rows of one output depth and of all phases along height leave together, in the order of y, so that what is
- * written is contiguous: around the caches where y is larger than they are. The W phases are woven in registers.
+ * written is contiguous: around the caches where y is larger than they are, in whole lines also where rows end inside
+ * one. The W phases are woven in registers.
  */
 #ifndef CONVT3D_CPU_STORE_H
 #define CONVT3D_CPU_STORE_H

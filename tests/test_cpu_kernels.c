@@ -119,6 +119,12 @@ static void test_large_output(const kernel_row *row)
         d.dtype = i == 0 ? CONVT3D_F64 : CONVT3D_F32;
         wrong += check(d, row->name, 0) != 1;
     }
+    for (i = 1; i <= 2; i++) {                              /* rows shorter than a line of the cache */
+        convt3d_desc d = common_desc(2, 3, 450, i * 2 - 1, i, i - 1);
+        d.in_size[0] = i == 1 ? 450 : 60;
+        d.in_size[2] = 5;
+        wrong += check(d, row->name, 0) != 1;
+    }
     tap_ok(wrong == 0, "%s: outputs beyond the caches", row->name);
 }
 
