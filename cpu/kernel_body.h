@@ -26,7 +26,7 @@ CONVT3D__CPU_INLINE void LEAF(tile)(const convt3d__cpu_line *line, int64_t at, c
     LEAF_REAL *to = (LEAF_REAL *)line->sum + at;
     const LEAF_REAL *start = (const LEAF_REAL *)line->start, *px, *pw;
     const int64_t channels = single ? 1 : line->channels;
-    const int lines = (columns * LEAF_LANES * (int)sizeof(LEAF_REAL) + 63) / 64;   /* of the cache, and often one more */
+    const int lines = (columns * LEAF_LANES * (int)sizeof(LEAF_REAL) + 63) / 64;       /* of the cache */
     int64_t tap, ic;
     int c, r;
     CONVT3D__CPU_UNROLL
