@@ -4,9 +4,11 @@
 //
 // Idea      Which entry it is, is decided once for all values that a thread holds. apply_in_registers() has the cheap
 //           entries inlined for all values, and the others for some values at a time in a loop that moves those which
-//           come next to the front: code stays short, and no value goes through memory. apply_list() has them all
-//           inlined (passes); list_in_memory() is for values that lie in memory or come one by one. A kernel says where
-//           its values are by functions: the channel of value i, its offset given strides, how it loads a residual.
+//           come next to the front: code stays short, and no value goes through memory. apply_common_first() takes
+//           what most lists consist of, an affine head and one of four functions, before that loop. apply_list() has
+//           them all inlined (passes); list_in_memory() is for values that lie in memory or come one by one. A kernel
+//           says where its values are by functions: the channel of value i, its offset given strides, how it loads a
+//           residual.
 // f32       exp and 1/v are the unit's approximations, off by two units of the last place, and exp by a rounding of its
 //           argument besides. docs/numerics.md, section 7, allows for both.
 #pragma once
@@ -34,11 +36,20 @@ template <class A> struct Head {
     __device__ __forceinline__ A term(int64_t channel) const { return shift ? shift[channel] : b; }
 };
 
+// The entry after the head (the first, where there is none) if it is one that most lists consist of: kernels find it
+// where it does not depend on a counter. CLAMP stands for RELU6, too, LEAKY_RELU for slopes in (0, 1] alone.
+template <class A> struct Common {
+    int32_t kind;                   // RELU, CLAMP, LEAKY_RELU or SILU; -1: none of them
+    int32_t next;                   // the entry that follows head and this one
+    A a, b;
+};
+
 template <class T> struct List {
     typedef typename Number<T>::Accumulator Accumulator;
     int32_t count;
     int32_t residual;               // the first entry with one, or count
     Head<Accumulator> head;
+    Common<Accumulator> common;
     Entry<Accumulator> entry[CONVT3D_MAX_OPS];
 };
 
@@ -58,6 +69,19 @@ static inline bool lies_in_vectors(const void *data, const int64_t stride[5], in
     for (int i = 0; i < 5; i++)
         if (i == inner ? stride[i] != 1 : stride[i] * element % 16 != 0) return false;
     return (uintptr_t)data % 16 == 0;
+}
+
+// at: the entry's place among `count`, which it may be beyond.
+template <class A> Common<A> common_of(const Entry<A> &e, int32_t at, int32_t count)
+{
+    const Common<A> none = {-1, at, 0, 0};
+    if (at >= count) return none;
+    switch (e.kind) {
+    case CONVT3D_OP_RELU6:      return {CONVT3D_OP_CLAMP, at + 1, 0, 6};
+    case CONVT3D_OP_LEAKY_RELU: return e.a > 0 && e.a <= 1 ? Common<A>{e.kind, at + 1, e.a, 0} : none;
+    case CONVT3D_OP_CLAMP: case CONVT3D_OP_RELU: case CONVT3D_OP_SILU: return {e.kind, at + 1, e.a, e.b};
+    default: return none;
+    }
 }
 
 // Entries [first, end) of the plan's list.
@@ -87,6 +111,7 @@ template <class T> List<T> list_of(const convt3d__plan *plan, const convt3d_io *
     const Entry<A> &begin = list.entry[0];
     if (list.count > 0 && begin.kind == CONVT3D_OP_AFFINE) list.head = {1, begin.a, begin.b, NULL, NULL};
     if (list.count > 0 && begin.kind == CONVT3D_OP_CHANNEL_AFFINE) list.head = {1, 1, 0, begin.scale, begin.shift};
+    list.common = common_of(list.entry[list.head.entries], list.head.entries, list.count);
     return list;
 }
 
@@ -287,9 +312,10 @@ template <int Size, class A, int N> __device__ __forceinline__ void turn(A (&v)[
     for (int i = 0; i < N; i++) v[i] = i < N - Size ? v[i + Size] : first[i - (N - Size)];
 }
 
-template <class A, int N> __device__ __forceinline__ void map_costly_by_lots(int32_t kind, A a, A b, A (&v)[N])
+template <int Most, class A, int N>
+__device__ __forceinline__ void map_costly_by_lots(int32_t kind, A a, A b, A (&v)[N])
 {
-    constexpr int size = sizeof(A) == 8 ? 4 : N % 16 == 0 ? 16 : N % 8 == 0 ? 8 : N;
+    constexpr int size = sizeof(A) == 8 ? 4 : N % Most == 0 ? Most : N % 8 == 0 ? 8 : N;
     static_assert(N % size == 0, "whole lots");
 #pragma unroll 1
     for (int lot = 0; lot < N / size; lot++) {
@@ -304,18 +330,30 @@ template <class A, int N> __device__ __forceinline__ void map_costly_by_lots(int
 }
 
 // The usual functions of networks are inlined for all values, where those are f32 and not too many.
-template <class A, int N> __device__ __forceinline__ void map_usual(int32_t kind, A a, A b, A (&v)[N])
+template <int Most, class A, int N> __device__ __forceinline__ void map_usual(int32_t kind, A a, A b, A (&v)[N])
 {
     constexpr bool inlined = sizeof(A) == 4 && N < 64;
     if (inlined && kind == CONVT3D_OP_SILU) map_function<CONVT3D_OP_SILU>(a, b, v);
     else if (inlined && kind == CONVT3D_OP_GELU) map_function<CONVT3D_OP_GELU>(a, b, v);
     else if (inlined && kind == CONVT3D_OP_GELU_TANH) map_function<CONVT3D_OP_GELU_TANH>(a, b, v);
-    else map_costly_by_lots(kind, a, b, v);
+    else map_costly_by_lots<Most>(kind, a, b, v);
 }
 
-// The list from entry `first` on, on Groups x N values in registers. channel(i): of value i of all, legal also where
-// there is no output; residual(e, g, r) loads group g of a residual.
-template <class T, int Groups, int N, class Channel, class Residual>
+// The list's common entry.
+template <class A, int N> __device__ __forceinline__ void map_common(const Common<A> &e, A (&v)[N])
+{
+    if (e.kind == CONVT3D_OP_RELU) map_function<CONVT3D_OP_RELU>(e.a, e.b, v);
+    else if (e.kind == CONVT3D_OP_CLAMP) map_function<CONVT3D_OP_CLAMP>(e.a, e.b, v);
+    else if (e.kind == CONVT3D_OP_LEAKY_RELU) {             // the larger of v and a*v
+#pragma unroll
+        for (int i = 0; i < N; i++) v[i] = max_nan(v[i], e.a * v[i]);
+    } else if (sizeof(A) == 4) map_function<CONVT3D_OP_SILU>(e.a, e.b, v);
+    else map_costly_by_lots<8>(CONVT3D_OP_SILU, e.a, e.b, v);
+}
+
+// The list from entry `first` on, on Groups x N values in registers, costly functions for Most of them at a time.
+// channel(i): of value i of all, legal also where there is no output; residual(e, g, r) loads group g of a residual.
+template <class T, int Groups, int N, int Most = 16, class Channel, class Residual>
 __device__ __forceinline__ void apply_in_registers(const List<T> &list, int first,
                                                    typename Number<T>::Accumulator (&v)[Groups][N], Channel channel,
                                                    Residual residual)
@@ -336,8 +374,25 @@ __device__ __forceinline__ void apply_in_registers(const List<T> &list, int firs
                 map_residual(e.kind, v[0], r);
                 turn<N>(all);
             }
-        } else map_usual(e.kind, e.a, e.b, all);
+        } else map_usual<Most>(e.kind, e.a, e.b, all);
     }
+}
+
+// The same for kernels that wait for memory: the head, unless `first` says that it was applied, and the common entry
+// come before the loop, and that is short code.
+template <class T, int Groups, int N, class Channel, class Residual>
+__device__ __forceinline__ void apply_common_first(const List<T> &list, int first,
+                                                   typename Number<T>::Accumulator (&v)[Groups][N], Channel channel,
+                                                   Residual residual)
+{
+    typedef typename Number<T>::Accumulator A;
+    enum { All = Groups * N };
+    A (&all)[All] = reinterpret_cast<A (&)[All]>(v);
+    if (first == 0 && list.head.entries > 0)
+#pragma unroll
+        for (int i = 0; i < All; i++) all[i] = fma(all[i], list.head.factor(channel(i)), list.head.term(channel(i)));
+    if (list.common.kind >= 0) map_common(list.common, all);
+    apply_in_registers<T, Groups, N, 8>(list, list.common.next, v, channel, residual);
 }
 
 // Has an element brought to the L2, where it is wanted later.
