@@ -1,6 +1,9 @@
 // cuda_depthwise: one output channel at a time, from a window of x in registers. Depth-wise problems, and few output
 // channels: 64 -> 1.
 //
+// Classes   The first that fits: kernel 5 or 7 on all axes, stride 2, 16-bit types: bands of weights on mma.sync
+//           (depthwise_matrix.cuh). About such kernels in f32: depthwise_long.cuh. Kernel 3, stride 2:
+//           depthwise_march.cuh. What is below serves all else.
 // Idea      With one output channel there is nothing to multiply a value of x with but the taps. So a thread owns
 //           `Columns` neighbouring columns of one channel, loads the window of x that they need from one row of the
 //           staged tile (halo.cuh) as 16-byte vectors, and uses it for all taps along the width and both phases; where
@@ -12,13 +15,13 @@
 //           group.
 // Tile      128 threads x (4 or 8 columns) x 1, 2 or 8 phases.
 // List      instances of their own, so that plain ones do without its registers: the list on all outputs of a thread.
-//           One H200, depthwise_64_k3 in f32: 0.394 ms alone, ReLU 0.412, channel_affine and LeakyReLU 0.417, SiLU
-//           0.443, GELU 0.565; a residual is asked for before the products: affine, add, ReLU 0.694.
-// Measured  one H200: depthwise_64_k3 in f32 0.39 ms, 0.72 of the floor (NDHWC 0.71 ms); mednext_64_k7 0.073 ms, 20
-//           TFLOP/s, 0.24; gan_64_1_32 0.53 ms, 16 TFLOP/s, 0.13.
+// Measured  one H200: gan_64_1_32 0.53 ms in f32, 16 TFLOP/s, 0.13 of the floor; the other classes in their files.
 #pragma once
 
 #include "halo.cuh"
+#include "depthwise_march.cuh"
+#include "depthwise_long.cuh"
+#include "depthwise_matrix.cuh"
 
 extern "C" {
 CONVT3D__HIDDEN int32_t convt3d__depthwise_refuses(convt3d__plan *plan, char why[96]);
@@ -52,20 +55,6 @@ struct DepthwiseConfig {
 };
 
 template <class K> using DepthwiseSums = typename K::Accumulator[K::Planes][K::Planes][K::Outputs];
-
-template <class A> struct alignas(16) DepthwiseVector { A v[16 / sizeof(A)]; };
-
-// Consecutive elements of shared memory, 16 bytes at a time.
-template <class A, int N> __device__ __forceinline__ void load_vectors(A (&to)[N], const A *from)
-{
-    constexpr int vector = 16 / (int)sizeof(A);
-#pragma unroll
-    for (int i = 0; i < N / vector; i++) {
-        DepthwiseVector<A> v = ((const DepthwiseVector<A> *)from)[i];
-#pragma unroll
-        for (int j = 0; j < vector; j++) to[i * vector + j] = v.v[j];
-    }
-}
 
 // The products of one row of x with one row of taps.
 template <class K>
@@ -176,7 +165,7 @@ __device__ __forceinline__ void depthwise_apply(const HaloProblem<typename K::El
 {
     typedef typename K::Element T;
     typedef typename K::Accumulator A;
-    apply_in_registers(p.list, p.list.head.entries, all, [=](int) { return channel; },
+    apply_common_first(p.list, p.list.head.entries, all, [=](int) { return channel; },
                        [&](const Entry<A> &e, int g, A (&r)[K::Outputs]) {
         const int ed = g / K::Planes, eh = g % K::Planes;
         const bool here = t.od + ed < p.axis[0].out && t.oh + eh < p.axis[1].out;
@@ -324,6 +313,11 @@ template <class K> struct DepthwiseKernel {
         return {1, K::Fused, K::Columns, 1, K::Warps, K::Window, K::WeightRow, K::Columns == 4 ? 4 : 1, K::Planes > 1,
                 74 * 1024};
     }
+    static bool plan(const convt3d__plan *plan, HaloShape &s, char why[96])
+    {
+        return halo_plan(plan, describe(), s, why);
+    }
+    static constexpr bool plain = false;
     convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
     {
         return halo_ready<typename K::Element>(plan, function(plan), error);
@@ -342,10 +336,10 @@ template <class K> struct DepthwiseKernel {
 // ---- channels side by side (NDHWC): lanes are channels ----
 
 // One instance. Packed: channels of a lane, as one load of at most 4 bytes (8 for f64).
-template <class T, int Packed_, int Fused_, int Window_, int Rotation_, int Planes_> struct ChannelsConfig {
+template <class T, int Packed_, int Fused_, int Window_, int Rotation_> struct ChannelsConfig {
     typedef T Element;
     typedef typename Number<T>::Accumulator Accumulator;
-    static constexpr int Packed = Packed_, Fused = Fused_, Window = Window_, Rotation = Rotation_, Planes = Planes_;
+    static constexpr int Packed = Packed_, Fused = Fused_, Window = Window_, Rotation = Rotation_;
     static constexpr int Columns = 4;
     static constexpr int Outputs = Columns * Fused, Taps = Window * Fused, Loaded = Columns + Window;
     static constexpr int Warps = 4, Threads = 32 * Warps, Lanes = 32 * Packed;
@@ -353,7 +347,7 @@ template <class T, int Packed_, int Fused_, int Window_, int Rotation_, int Plan
     struct alignas(sizeof(Accumulator) * Packed) Wide { Accumulator v[Packed]; };
 };
 
-template <class K> using ChannelsSums = typename K::Accumulator[K::Planes][K::Planes][K::Outputs][K::Packed];
+template <class K> using ChannelsSums = typename K::Accumulator[K::Outputs][K::Packed];
 
 // The window of x of one row around column q for the lane's channels; zeros outside the input.
 template <class K>
@@ -383,8 +377,7 @@ __device__ __forceinline__ void channels_window(const HaloProblem<typename K::El
 // The products of one row of x with one row of taps.
 template <class K>
 __device__ __forceinline__ void channels_row(const typename K::Accumulator (&window)[K::Loaded][K::Packed],
-                                             const typename K::Wide *w, int32_t kernel_w,
-                                             typename K::Accumulator (&sum)[K::Outputs][K::Packed])
+                                             const typename K::Wide *w, int32_t kernel_w, ChannelsSums<K> &sum)
 {
 #pragma unroll
     for (int k = 0; k < K::Taps; k++) {
@@ -403,8 +396,7 @@ __device__ __forceinline__ void channels_row(const typename K::Accumulator (&win
 template <class K>
 __device__ __forceinline__ void channels_multiply(const HaloProblem<typename K::Element> &p,
                                                   const typename K::Element *x, const typename K::Wide *w, int32_t od,
-                                                  int32_t oh, int32_t q,
-                                                  typename K::Accumulator (&sum)[K::Outputs][K::Packed])
+                                                  int32_t oh, int32_t q, ChannelsSums<K> &sum)
 {
     Taps<int32_t> d = taps_of(p.axis[0], od), h = taps_of(p.axis[1], oh);
     for (int32_t td = 0; td < d.count; td++)
@@ -415,36 +407,6 @@ __device__ __forceinline__ void channels_multiply(const HaloProblem<typename K::
             channels_row<K>(window, w + ((d.k + td * p.axis[0].tap_step) * p.axis[1].kernel + h.k +
                                          th * p.axis[1].tap_step) * p.axis[2].kernel * 32, p.axis[2].kernel, sum);
         }
-}
-
-// The same for all 8 phases of the columns (qd, qh, q...): each row of x is read once, as in depthwise_multiply_planes.
-template <class K>
-__device__ __forceinline__ void channels_multiply_planes(const HaloProblem<typename K::Element> &p,
-                                                         const typename K::Element *x, const typename K::Wide *w,
-                                                         int32_t qd, int32_t qh, int32_t q,
-                                                         ChannelsSums<K> &sum)
-{
-    const HaloShape &s = p.s;
-    for (int32_t d = s.low[0] + s.extent[0]; d >= s.low[0]; d--) {
-        if ((uint32_t)(qd + d) >= (uint32_t)p.axis[0].in) continue;
-        for (int32_t h = s.low[1] + s.extent[1]; h >= s.low[1]; h--) {
-            typename K::Accumulator window[K::Loaded][K::Packed];
-            if ((uint32_t)(qh + h) >= (uint32_t)p.axis[1].in) continue;
-            channels_window<K>(p, x + (qd + d) * p.x_stride[2] + (qh + h) * p.x_stride[3], q, window);
-#pragma unroll
-            for (int ed = 0; ed < K::Planes; ed++) {
-                int32_t kd = ed + s.rotation[0] - K::Planes * d;
-                if ((uint32_t)kd >= (uint32_t)p.axis[0].kernel) continue;
-#pragma unroll
-                for (int eh = 0; eh < K::Planes; eh++) {
-                    int32_t kh = eh + s.rotation[1] - K::Planes * h;
-                    if ((uint32_t)kh < (uint32_t)p.axis[1].kernel)
-                        channels_row<K>(window, w + (kd * p.axis[1].kernel + kh) * p.axis[2].kernel * 32,
-                                        p.axis[2].kernel, sum[ed][eh]);
-                }
-            }
-        }
-    }
 }
 
 // Stages the weights of the block's channels as [tap][channel]; returns whether one of this thread's is not finite.
@@ -471,34 +433,27 @@ template <class K>
 __device__ __noinline__ void channels_exact(const HaloProblem<typename K::Element> &p, const ChannelsTarget &t,
                                             ChannelsSums<K> &sum)
 {
-    for (int32_t ed = 0; ed < K::Planes && t.od + ed < p.axis[0].out; ed++)
-        for (int32_t eh = 0; eh < K::Planes && t.oh + eh < p.axis[1].out; eh++)
-            for (int32_t o = 0; o < t.width; o++)
-                for (int32_t c = 0; c < K::Packed; c++)
-                    sum[ed][eh][o][c] = halo_exact_sum(p, p.w, {1, 1, p.axis[2].kernel}, t.n, t.channel + c, 0,
-                                                       t.od + ed, t.oh + eh, t.ow + o);
+    for (int32_t o = 0; o < t.width; o++)
+        for (int32_t c = 0; c < K::Packed; c++)
+            sum[o][c] = halo_exact_sum(p, p.w, {1, 1, p.axis[2].kernel}, t.n, t.channel + c, 0, t.od, t.oh, t.ow + o);
 }
-
-template <class K>
-using ChannelsGroups = typename K::Accumulator[K::Planes * K::Planes][K::Outputs * K::Packed];
 
 // The list on all outputs of a lane.
 template <class K>
 __device__ __forceinline__ void channels_apply(const HaloProblem<typename K::Element> &p, const ChannelsTarget &t,
-                                               ChannelsGroups<K> &all)
+                                               ChannelsSums<K> &sum)
 {
     typedef typename K::Element T;
     typedef typename K::Accumulator A;
     enum { Size = K::Outputs * K::Packed };
-    apply_in_registers(p.list, 0, all, [=](int i) { return t.channel + i % K::Packed; },
-                       [&](const Entry<A> &e, int g, A (&r)[Size]) {
-        const int ed = g / K::Planes, eh = g % K::Planes;
-        const bool here = t.od + ed < p.axis[0].out && t.oh + eh < p.axis[1].out;
-        const T *from = (const T *)e.residual + offset_of({t.n, t.channel, t.od + ed, t.oh + eh, t.ow, 1, 1}, e.stride);
+    apply_common_first(p.list, 0, reinterpret_cast<A (&)[1][Size]>(sum),
+                       [=](int i) { return t.channel + i % K::Packed; },
+                       [&](const Entry<A> &e, int, A (&r)[Size]) {
+        const T *from = (const T *)e.residual + offset_of({t.n, t.channel, t.od, t.oh, t.ow, 1, 1}, e.stride);
 #pragma unroll
         for (int i = 0; i < Size; i++) {
             T v = Number<T>::round(0);
-            if (here && i / K::Packed < t.width) v = from[i / K::Packed * e.stride[4] + i % K::Packed * e.stride[1]];
+            if (i / K::Packed < t.width) v = from[i / K::Packed * e.stride[4] + i % K::Packed * e.stride[1]];
             r[i] = Number<T>::widen(v);
         }
     });
@@ -510,21 +465,15 @@ __device__ __forceinline__ void channels_store(const HaloProblem<typename K::Ele
                                                const ChannelsSums<K> &sum)
 {
     struct alignas(sizeof(Out) * K::Packed) Pack { Out v[K::Packed]; };
+    Out *y = (Out *)p.y + t.n * p.y_stride[0] + t.channel + t.od * p.y_stride[2] + t.oh * p.y_stride[3] +
+             t.ow * p.y_stride[4];
 #pragma unroll
-    for (int ed = 0; ed < K::Planes; ed++)
+    for (int o = 0; o < K::Outputs; o++, y += p.y_stride[4]) {
+        Pack pack;
 #pragma unroll
-        for (int eh = 0; eh < K::Planes; eh++) {
-            if (t.od + ed >= p.axis[0].out || t.oh + eh >= p.axis[1].out) continue;
-            Out *y = (Out *)p.y + t.n * p.y_stride[0] + t.channel + (t.od + ed) * p.y_stride[2] +
-                     (t.oh + eh) * p.y_stride[3] + t.ow * p.y_stride[4];
-#pragma unroll
-            for (int o = 0; o < K::Outputs; o++, y += p.y_stride[4]) {
-                Pack pack;
-#pragma unroll
-                for (int c = 0; c < K::Packed; c++) pack.v[c] = Number<Out>::round(sum[ed][eh][o][c]);
-                if (o < t.width) *(Pack *)y = pack;
-            }
-        }
+        for (int c = 0; c < K::Packed; c++) pack.v[c] = Number<Out>::round(sum[o][c]);
+        if (o < t.width) *(Pack *)y = pack;
+    }
 }
 
 template <class K, bool Lists>
@@ -553,22 +502,52 @@ channels_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
         int32_t qd = first[0] + d, qh = first[1] + h, q = s.first[2] + group * K::Columns, ow = group * K::Outputs;
         if (qd >= s.columns[0] || qh >= s.columns[1]) continue;
         ChannelsSums<K> sum = {};
-        if (K::Planes > 1 && !exact) channels_multiply_planes<K>(p, x, w, s.first[0] + qd, s.first[1] + qh, q, sum);
-        if (K::Planes == 1 && !exact) channels_multiply<K>(p, x, w, qd, qh, q, sum[0][0]);
-        ChannelsTarget t = {channel, K::Planes * qd, K::Planes * qh, ow, min((int32_t)K::Outputs, p.axis[2].out - ow),
-                            (int64_t)n};
+        if (!exact) channels_multiply<K>(p, x, w, qd, qh, q, sum);
+        ChannelsTarget t = {channel, qd, qh, ow, min((int32_t)K::Outputs, p.axis[2].out - ow), (int64_t)n};
         if (exact) {
             ChannelsSums<K> found;              // in memory: sum stays in registers
             channels_exact<K>(p, t, found);
             memcpy(sum, found, sizeof sum);
         }
 #pragma unroll
-        for (int i = 0; i < K::Planes * K::Planes * K::Outputs * K::Packed; i++)
-            (&sum[0][0][0][0])[i] += bias[i % K::Packed];
+        for (int i = 0; i < K::Outputs * K::Packed; i++) sum[i / K::Packed][i % K::Packed] += bias[i % K::Packed];
         if constexpr (Lists)
-            if (p.list.count > 0) channels_apply<K>(p, t, reinterpret_cast<ChannelsGroups<K> &>(sum));
+            if (p.list.count > 0) channels_apply<K>(p, t, sum);
         if (Lists && sizeof(T) == 2 && p.wide) channels_store<typename K::Accumulator, K>(p, t, sum);
         else channels_store<T, K>(p, t, sum);
+    }
+}
+
+// Tiles of rows of outputs.
+static inline bool channels_plan(const convt3d__plan *plan, const HaloKernel &kernel, HaloShape &s, char why[96])
+{
+    convt3d__text text = {why, 96, 0};
+    memset(&s, 0, sizeof s);
+    if (plan->y_count == 0) return true;
+    int64_t element = plan->desc.dtype == CONVT3D_F64 ? 8 : 4, lanes = kernel.weight_row;
+    int64_t shared = plan->taps < HALO_MOST_SHARED ? plan->taps * lanes * element : HALO_MOST_SHARED + 1;
+    if (!fits_32_bits(plan) || shared > halo_most_shared(plan)) {
+        convt3d__put(&text, "indices of 64 bits, or weights beyond shared memory");
+        return false;
+    }
+    for (int a = 0; a < 3; a++)
+        if (a == 2) halo_axis(s, a, plan->axis[a], kernel);
+        else s.columns[a] = (int32_t)plan->axis[a].out;
+    s.tile[2] = (int32_t)(convt3d__ceil_div(s.columns[2], kernel.span) * kernel.span);
+    s.shared = (int32_t)shared;
+    s.channels = s.channel_step = s.phases = s.phase_step = s.lane_blocks = 1;
+    s.channel_blocks = s.channel_items = (int32_t)convt3d__ceil_div(plan->desc.groups, lanes);
+    for (int64_t rows = 4; ; rows /= 2) {
+        for (int a = 0; a < 2; a++) {
+            s.tile[a] = (int32_t)convt3d__min(rows, s.columns[a]);
+            s.tiles[a] = (int32_t)convt3d__ceil_div(s.columns[a], s.tile[a]);
+        }
+        int64_t blocks = plan->desc.batch * s.channel_blocks * s.tiles[0];
+        if (blocks > INT32_MAX / s.tiles[1]) {
+            convt3d__put(&text, "too many tiles");
+            return false;
+        }
+        if (rows == 1 || blocks * s.tiles[1] >= 8 * plan->multiprocessors) return true;
     }
 }
 
@@ -579,8 +558,13 @@ template <class K> struct ChannelsKernel {
     }
     static HaloKernel describe()
     {
-        return {1, K::Fused, K::Columns, 1, K::Warps, K::Window, K::Lanes, 1, K::Planes > 1, 0};
+        return {1, K::Fused, K::Columns, 1, K::Warps, K::Window, K::Lanes, 1, 0, 0};
     }
+    static bool plan(const convt3d__plan *plan, HaloShape &s, char why[96])
+    {
+        return channels_plan(plan, describe(), s, why);
+    }
+    static constexpr bool plain = true;
     convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
     {
         return convt3d__load_kernel(error, plan, function(plan), (size_t)halo_shape(plan).shared);
@@ -606,46 +590,13 @@ static inline bool depthwise_channels(const convt3d__plan *plan)
            plan->desc.y_stride[1] == 1;
 }
 
-// Whether two 16-bit channels may be read and written as one word.
+// Whether two channels may be read and written as one word.
 static inline bool depthwise_packs(const convt3d__plan *plan)
 {
-    bool even = plan->desc.groups % 2 == 0 && plan->desc.alignment >= 4;
+    bool even = plan->desc.groups % 2 == 0 && plan->desc.alignment >= 8;
     for (int i = 0; i < 5; i++)
         even = even && (i == 1 || (plan->desc.x_stride[i] % 2 == 0 && plan->desc.y_stride[i] % 2 == 0));
     return even;
-}
-
-// Tiles of rows: of columns where a thread owns all phases, else of outputs.
-static inline bool channels_plan(const convt3d__plan *plan, const HaloKernel &kernel, HaloShape &s, char why[96])
-{
-    convt3d__text text = {why, 96, 0};
-    memset(&s, 0, sizeof s);
-    if (plan->y_count == 0) return true;
-    int64_t element = plan->desc.dtype == CONVT3D_F64 ? 8 : 4, lanes = kernel.weight_row;
-    int64_t shared = plan->taps < HALO_MOST_SHARED ? plan->taps * lanes * element : HALO_MOST_SHARED + 1;
-    if (!fits_32_bits(plan) || shared > halo_most_shared(plan)) {
-        convt3d__put(&text, "indices of 64 bits, or weights beyond shared memory");
-        return false;
-    }
-    for (int a = 0; a < 3; a++)
-        if (a == 2 || kernel.planes) halo_axis(s, a, plan->axis[a], kernel);
-        else s.columns[a] = (int32_t)plan->axis[a].out;
-    s.tile[2] = (int32_t)(convt3d__ceil_div(s.columns[2], kernel.span) * kernel.span);
-    s.shared = (int32_t)shared;
-    s.channels = s.channel_step = s.phases = s.phase_step = s.lane_blocks = 1;
-    s.channel_blocks = s.channel_items = (int32_t)convt3d__ceil_div(plan->desc.groups, lanes);
-    for (int64_t rows = 4; ; rows /= 2) {
-        for (int a = 0; a < 2; a++) {
-            s.tile[a] = (int32_t)convt3d__min(rows, s.columns[a]);
-            s.tiles[a] = (int32_t)convt3d__ceil_div(s.columns[a], s.tile[a]);
-        }
-        int64_t blocks = plan->desc.batch * s.channel_blocks * s.tiles[0];
-        if (blocks > INT32_MAX / s.tiles[1]) {
-            convt3d__put(&text, "too many tiles");
-            return false;
-        }
-        if (rows == 1 || blocks * s.tiles[1] >= 8 * plan->multiprocessors) return true;
-    }
 }
 
 // Depth and height have stride 2 as well.
@@ -656,25 +607,40 @@ static inline bool depthwise_planes(const convt3d__plan *plan)
     return true;
 }
 
-template <class T, int Packed, int Rotation, int Planes, class Act>
-auto channels_window_of(const convt3d__plan *plan, Act act)
+// Calls act with the plan's instance: here and below they are listed.
+template <class T, bool Channels, class Act> auto long_instance(const convt3d__plan *plan, Act act)
 {
-    if (plan->axis[2].kernel <= 4) return act(ChannelsKernel<ChannelsConfig<T, Packed, 2, 2, Rotation, Planes>>());
-    return act(ChannelsKernel<ChannelsConfig<T, Packed, 2, 4, Rotation, Planes>>());
+    return plan->axis[2].kernel == 5 ? act(LongKernel<LongConfig<T, 0, 5, Channels>>())
+                                     : act(LongKernel<LongConfig<T, 1, 7, Channels>>());
 }
 
-// Calls act with the plan's instance: the one place where they are listed.
+template <class T, bool Channels, class Act> auto band_instance(const convt3d__plan *plan, Act act)
+{
+    return plan->axis[0].kernel == 5 ? act(BandKernel<BandConfig<T, 5>, Channels>())
+                                     : act(BandKernel<BandConfig<T, 7>, Channels>());
+}
+
 template <class T, int Packed, class Act> auto channels_instance(const convt3d__plan *plan, Act act)
 {
     const convt3d__axis &w = plan->axis[2];
     bool odd = w.padding & 1;
-    if (w.stride == 1) {
-        if (w.kernel <= 4) return act(ChannelsKernel<ChannelsConfig<T, Packed, 1, 4, 0, 1>>());
-        return act(ChannelsKernel<ChannelsConfig<T, Packed, 1, 8, 0, 1>>());
+    if constexpr (sizeof(T) == 2)
+        if (band_takes(plan)) return band_instance<T, true>(plan, act);
+    if constexpr (sizeof(T) == 4)
+        if (long_takes(plan)) return long_instance<T, true>(plan, act);
+    if (march_takes(plan)) return act(MarchKernel<MarchChannels<T, 1, Packed>, true>());
+    if constexpr (sizeof(T) == 4 && Packed == 2) return channels_instance<T, 1>(plan, act);
+    else {
+        if (w.stride == 1) {
+            if (w.kernel <= 4) return act(ChannelsKernel<ChannelsConfig<T, Packed, 1, 4, 0>>());
+            return act(ChannelsKernel<ChannelsConfig<T, Packed, 1, 8, 0>>());
+        }
+        if (w.kernel <= 4)
+            return odd ? act(ChannelsKernel<ChannelsConfig<T, Packed, 2, 2, 1>>())
+                       : act(ChannelsKernel<ChannelsConfig<T, Packed, 2, 2, 0>>());
+        return odd ? act(ChannelsKernel<ChannelsConfig<T, Packed, 2, 4, 1>>())
+                   : act(ChannelsKernel<ChannelsConfig<T, Packed, 2, 4, 0>>());
     }
-    if (depthwise_planes(plan))
-        return odd ? channels_window_of<T, Packed, 1, 2>(plan, act) : channels_window_of<T, Packed, 0, 2>(plan, act);
-    return odd ? channels_window_of<T, Packed, 1, 1>(plan, act) : channels_window_of<T, Packed, 0, 1>(plan, act);
 }
 
 // f64 keeps half as many columns of 8 outputs: registers.
@@ -683,11 +649,10 @@ template <class T, int Rotation, int Planes, class Act> auto depthwise_window(co
     constexpr int many = Planes == 2 && sizeof(T) == 8 ? 4 : 8;
     const int64_t kernel = plan->axis[2].kernel;
     if constexpr (Planes == 2) {            // the usual widths, without a test per tap
-        if (kernel == 3 && plan->in_group <= 4)
-            return act(DepthwiseKernel<DepthwiseConfig<T, 4, 2, 2, Rotation, 2, 3>>());
         if (kernel == 4 && plan->in_group > 4)
             return act(DepthwiseKernel<DepthwiseConfig<T, many, 2, 2, Rotation, 2, 4>>());
-        if (kernel == 7) return act(DepthwiseKernel<DepthwiseConfig<T, many, 2, 4, Rotation, 2, 7>>());
+        if (sizeof(T) == 8 && kernel == 7)
+            return act(DepthwiseKernel<DepthwiseConfig<T, many, 2, 4, Rotation, 2, sizeof(T) == 8 ? 7 : 0>>());
     }
     if (kernel <= 4) return act(DepthwiseKernel<DepthwiseConfig<T, 4, 2, 2, Rotation, Planes, 0>>());
     return act(DepthwiseKernel<DepthwiseConfig<T, many, 2, 4, Rotation, Planes, 0>>());
@@ -698,10 +663,15 @@ template <class T, class Act> auto depthwise_instance(const convt3d__plan *plan,
     const convt3d__axis &w = plan->axis[2];
     bool odd = w.padding & 1;
     if (depthwise_channels(plan)) {
-        if constexpr (sizeof(T) == 2)
-            return depthwise_packs(plan) ? channels_instance<T, 2>(plan, act) : channels_instance<T, 1>(plan, act);
-        else return channels_instance<T, 1>(plan, act);
+        if constexpr (sizeof(T) <= 4)
+            if (depthwise_packs(plan)) return channels_instance<T, 2>(plan, act);
+        return channels_instance<T, 1>(plan, act);
     }
+    if constexpr (sizeof(T) == 2)
+        if (band_takes(plan)) return band_instance<T, false>(plan, act);
+    if constexpr (sizeof(T) == 4)
+        if (long_takes(plan)) return long_instance<T, false>(plan, act);
+    if (march_takes(plan)) return act(MarchKernel<MarchRows<T, 1>, false>());
     if (w.stride == 1) {
         if (w.kernel <= 4) return act(DepthwiseKernel<DepthwiseConfig<T, 4, 1, 4, 0, 1, 0>>());
         return act(DepthwiseKernel<DepthwiseConfig<T, 8, 1, 8, 0, 1, 0>>());
@@ -721,6 +691,12 @@ template <class Act> auto depthwise_dispatch(const convt3d__plan *plan, Act act)
     }
 }
 
+// Whether the plan's instance reads the weights as the user laid them out.
+static inline bool depthwise_plain(const convt3d__plan *plan)
+{
+    return depthwise_dispatch(plan, [](auto instance) { return (bool)decltype(instance)::plain; });
+}
+
 }
 
 extern "C" int32_t convt3d__depthwise_refuses(convt3d__plan *plan, char why[96])
@@ -734,12 +710,9 @@ extern "C" int32_t convt3d__depthwise_refuses(convt3d__plan *plan, char why[96])
         convt3d__put(&text, "width: stride beyond 2, dilation beyond 1 or kernel beyond 8");
         return 1;
     }
-    convt3d_cuda::HaloKernel kernel =
-        convt3d_cuda::depthwise_dispatch(plan, [](auto instance) { return instance.describe(); });
-    if (!(convt3d_cuda::depthwise_channels(plan) ? convt3d_cuda::channels_plan(plan, kernel, s, why)
-                                                 : convt3d_cuda::halo_plan(plan, kernel, s, why))) return 1;
+    if (!convt3d_cuda::depthwise_dispatch(plan, [&](auto instance) { return instance.plan(plan, s, why); })) return 1;
     memcpy(plan->state, &s, sizeof s);
-    plan->pack_variant = convt3d_cuda::depthwise_channels(plan);
+    plan->pack_variant = convt3d_cuda::depthwise_plain(plan);
     why[0] = 0;
     return 0;
 }
@@ -750,20 +723,25 @@ extern "C" double convt3d__depthwise_cost(const convt3d__plan *plan)
     double products = (double)plan->y_count * (double)plan->in_group;
     for (int a = 0; a < 3; a++) products *= (double)plan->axis[a].kernel / (double)plan->axis[a].stride;
     double bytes = (double)(plan->x_count + plan->y_count) * (double)convt3d__element_size(plan->desc.dtype);
-    bool f64 = plan->desc.dtype == CONVT3D_F64, channels = convt3d_cuda::depthwise_channels(plan);
-    double seconds = products / (channels ? 3.2e12 : f64 ? 5e12 : 8e12), rate = f64 || channels ? 1.6e12 : 3e12;
+    const bool f64 = plan->desc.dtype == CONVT3D_F64, channels = convt3d_cuda::depthwise_channels(plan);
+    const bool half = convt3d__element_size(plan->desc.dtype) == 2;
+    double most = channels ? 3.2e12 : f64 ? 5e12 : 8e12, rate = f64 || channels ? 1.6e12 : 3e12;
+    if (convt3d_cuda::march_takes(plan)) rate = half ? 2.8e12 : 3.5e12, most = 16e12;
+    else if (!channels && half && convt3d_cuda::band_takes(plan)) most = 60e12;
+    else if (convt3d_cuda::long_takes(plan)) most = channels ? 9e12 : 14e12;
+    const double seconds = products / most;
     return 6e-6 + (seconds > bytes / rate ? seconds : bytes / rate);
 }
 
 extern "C" int64_t convt3d__depthwise_packed(const convt3d__plan *plan)
 {
-    if (convt3d_cuda::depthwise_channels(plan)) return convt3d__plain_packed(plan);
+    if (convt3d_cuda::depthwise_plain(plan)) return convt3d__plain_packed(plan);
     return convt3d_cuda::halo_packed(plan, convt3d_cuda::halo_shape(plan));
 }
 
 extern "C" int64_t convt3d__depthwise_workspace(const convt3d__plan *plan)
 {
-    return convt3d_cuda::depthwise_channels(plan) ? 0 : convt3d__depthwise_packed(plan);
+    return convt3d_cuda::depthwise_plain(plan) ? 0 : convt3d__depthwise_packed(plan);
 }
 
 extern "C" convt3d_status convt3d__depthwise_pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,

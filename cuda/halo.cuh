@@ -10,7 +10,9 @@
 // Weights   are packed first, by a kernel of their own into the workspace or by convt3d_pack_weights(): rows of taps x
 //           output channels in the accumulator's type, so that a block stages them as 16-byte vectors.
 // Order     Every kernel here sums over ic, kd, kh, kw in this order with one multiply-add each, as cuda_generic does:
-//           an output's bits depend on no tile, no slab and no batch.
+//           an output's bits depend on no tile, no slab and no batch. The two classes of 16-bit problems on mma.sync
+//           (direct_matrix.cuh, depthwise_matrix.cuh) have an order of their own, which the taps alone decide: slabs of
+//           such a problem are of the same class, whatever their padding.
 // Items     A block computes (phase of depth and height) x (block of output channels) items from one tile of x, its
 //           warps split over items and positions. Where all input channels fit shared memory the tile is staged once
 //           for all items (resident); else item by item in chunks of channels (streaming).
@@ -491,6 +493,20 @@ template <class T> __device__ __forceinline__ void stage_element(float *to, cons
 }
 static __device__ __forceinline__ void stage_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+template <class A> struct alignas(16) HaloVector { A v[16 / sizeof(A)]; };
+
+// Consecutive elements of shared memory, 16 bytes at a time.
+template <class A, int N> __device__ __forceinline__ void load_vectors(A (&to)[N], const A *from)
+{
+    constexpr int vector = 16 / (int)sizeof(A);
+#pragma unroll
+    for (int i = 0; i < N / vector; i++) {
+        HaloVector<A> v = ((const HaloVector<A> *)from)[i];
+#pragma unroll
+        for (int j = 0; j < vector; j++) to[i * vector + j] = v.v[j];
+    }
+}
+
 // Which tile of which sample and group a block has, which of its items, and the column that the tile starts at.
 struct HaloBlock {
     int32_t q[3], g, phase, channel_block;
@@ -792,6 +808,49 @@ __device__ __forceinline__ void halo_finish(const HaloProblem<T> &p, int64_t off
     else ((T *)p.y)[offset] = Number<T>::round(v[0]);
 }
 
+// A few neighbours of T as they came from memory: 16-bit types stay in pairs until they are wanted.
+template <int Bytes> struct HaloRaw;
+template <> struct HaloRaw<2> { typedef uint16_t Type; };
+template <> struct HaloRaw<4> { typedef uint32_t Type; };
+template <> struct HaloRaw<8> { typedef uint2 Type; };
+
+static __device__ __forceinline__ float2 widen_pair(uint32_t v, const __half *)
+{
+    return __half22float2(*(const __half2 *)&v);
+}
+static __device__ __forceinline__ float2 widen_pair(uint32_t v, const __nv_bfloat16 *)
+{
+    return make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u));
+}
+
+template <class T, int N>
+__device__ __forceinline__ void widen_raw(const typename HaloRaw<N * (int)sizeof(T)>::Type &raw,
+                                          typename Number<T>::Accumulator (&v)[N])
+{
+    if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) {
+            const float2 pair = widen_pair(((const uint32_t *)&raw)[i], (const T *)0);
+            v[2 * i] = pair.x;
+            v[2 * i + 1] = pair.y;
+        }
+    } else
+#pragma unroll
+        for (int i = 0; i < N; i++) v[i] = Number<T>::widen(((const T *)&raw)[i]);
+}
+
+// N words of 4 bytes to where 16 bytes, or all of them, may be stored at once; evict-first: y is not read again.
+template <int N> __device__ __forceinline__ void store_words(void *to, const uint32_t (&word)[N])
+{
+    static_assert(N == 1 || N == 2 || N % 4 == 0, "a width that stores have");
+    if constexpr (N == 1) __stcs((uint32_t *)to, word[0]);
+    else if constexpr (N == 2) __stcs((uint2 *)to, make_uint2(word[0], word[1]));
+    else
+#pragma unroll
+        for (int i = 0; i < N; i += 4)
+            __stcs((uint4 *)to + i / 4, make_uint4(word[i], word[i + 1], word[i + 2], word[i + 3]));
+}
+
 // N values to consecutive elements, in stores of 16 bytes or of all N; evict-first, since y is not read again.
 template <class T, int N> __device__ __forceinline__ void store_vector(T *to, const T (&value)[N])
 {
@@ -806,6 +865,35 @@ template <class T, int N> __device__ __forceinline__ void store_vector(T *to, co
     } else if constexpr (bytes == 8) __stcs((uint2 *)to, pack.v8);
     else if constexpr (bytes == 4) __stcs((uint32_t *)to, pack.v4);
     else __stcs((uint16_t *)to, pack.v2);
+}
+
+// Two rounded neighbours as one word.
+static __device__ __forceinline__ uint32_t round_pair(float a, float b, const __half *)
+{
+    const __half2 pair = __floats2half2_rn(a, b);
+    return *(const uint32_t *)&pair;
+}
+static __device__ __forceinline__ uint32_t round_pair(float a, float b, const __nv_bfloat16 *)
+{
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
+    return *(const uint32_t *)&pair;
+}
+
+// N sums, rounded, to consecutive elements, as store_vector() does it.
+template <class T, int N>
+__device__ __forceinline__ void store_rounded(T *to, const typename Number<T>::Accumulator (&sum)[N])
+{
+    if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+        uint32_t word[N / 2];
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) word[i] = round_pair(sum[2 * i], sum[2 * i + 1], (const T *)0);
+        store_words(to, word);
+    } else {
+        T value[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) value[i] = Number<T>::round(sum[i]);
+        store_vector(to, value);
+    }
 }
 
 }
