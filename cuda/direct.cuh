@@ -1,19 +1,22 @@
 // cuda_direct: plain multiply-adds from a register tile. What f64 runs on, and f32 and the 16-bit types where channels
 // are few: 4 -> 32, 16 -> 8, groups of 8.
 //
+// Classes   The first that fits: at most 4 input channels a group, kernel 3, stride 2: in 16-bit types on mma.sync
+//           (direct_matrix.cuh), in f32 from registers (direct_few.cuh). What is below serves all else.
 // Idea      A block stages x with its halo and its weights in shared memory (halo.cuh). A thread owns 4 or 8 columns, a
 //           warp apart so that each load of x is 32 neighbours, times 4 or 8 output channels, times the phases of the
 //           width where the stride is 2 or 4: those are neighbours in y and leave in one store. A tap costs one load of
 //           x for each column, a broadcast load of the channels' weights, and columns x channels multiply-adds.
 // Requires  indices of 32 bits, strides to 4096, a tile with its halo and weights within shared memory; sm_80.
 // Tile      f32 accumulators: 256 threads x (4 columns x 8 channels, or 8 x 4); f64: 128 threads of the same.
-// List      instances of their own. One H200, autoenc_4_32 in f32: 0.369 ms alone, ReLU 0.416, SiLU 0.565: 64 sums and
-//           what a list wants are more than 128 registers.
-// Measured  one H200: 4 -> 32, k3 s2 (autoenc_4_32) 0.36 ms in f32, 0.71 of the floor; groups of 8 (kb_l1_73) 0.67 ms,
-//           22 TFLOP/s, 0.41; f64 48 -> 48, k3 s1 (kb_l1_61) 17 ms, 15 TFLOP/s.
+// List      instances of their own: 64 sums and what a list wants are more than 128 registers.
+// Measured  one H200: autoenc_4_32 in f32 NDHWC 0.434 ms, 0.59 of the floor; groups of 8 (kb_l1_73) 0.67 ms, 22
+//           TFLOP/s, 0.41; f64 48 -> 48, k3 s1 (kb_l1_61) 17 ms, 15 TFLOP/s.
 #pragma once
 
 #include "halo.cuh"
+#include "direct_few.cuh"
+#include "direct_matrix.cuh"
 
 extern "C" {
 CONVT3D__HIDDEN int32_t convt3d__direct_refuses(convt3d__plan *plan, char why[96]);
@@ -280,7 +283,7 @@ __device__ __forceinline__ void direct_apply(const HaloProblem<typename K::Eleme
     typedef typename K::Accumulator A;
     enum { Size = K::Fused * K::Channels };
     const int64_t channel = (int64_t)b.g * p.out_group + item.oc;
-    apply_in_registers(p.list, 0, reinterpret_cast<A (&)[K::Columns][Size]>(sum),
+    apply_common_first(p.list, 0, reinterpret_cast<A (&)[K::Columns][Size]>(sum),
                        [=](int i) { return channel + min(i % K::Channels, channels - 1); },
                        [&](const Entry<A> &e, int u, A (&r)[Size]) {
         DirectTarget t = direct_target<K>(p, item, first_slot + u * slot_step);
@@ -390,6 +393,10 @@ template <class K> struct DirectKernel {
         return {K::Channels, K::Fused, 1, K::Columns, K::Warps, 0, (int32_t)plan->axis[2].kernel * K::Channels, 1, 0,
                 110 * 1024};
     }
+    static bool plan(const convt3d__plan *plan, HaloShape &s, char why[96])
+    {
+        return halo_plan(plan, describe(plan), s, why);
+    }
     convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
     {
         return halo_ready<typename K::Element>(plan, function(plan), error);
@@ -421,6 +428,10 @@ auto direct_instance(const convt3d__plan *plan, Act act)
 
 template <class T, class Act> auto direct_channels(const convt3d__plan *plan, Act act)
 {
+    if constexpr (sizeof(T) == 2)
+        if (matrix_takes(plan)) return act(MatrixKernel<MatrixConfig<T>>());
+    if constexpr (sizeof(T) == 4)
+        if (few_takes(plan)) return act(FewKernel<MarchRows<T, 1>>());
     return plan->out_group <= 4 ? direct_instance<T, 4, 8>(plan, act) : direct_instance<T, 8, 4>(plan, act);
 }
 
@@ -439,15 +450,15 @@ template <class Act> auto direct_dispatch(const convt3d__plan *plan, Act act)
 extern "C" int32_t convt3d__direct_refuses(convt3d__plan *plan, char why[96])
 {
     convt3d_cuda::HaloShape s;
-    convt3d_cuda::HaloKernel kernel =
-        convt3d_cuda::direct_dispatch(plan, [=](auto instance) { return instance.describe(plan); });
-    if (!convt3d_cuda::halo_plan(plan, kernel, s, why)) return 1;
+    convt3d__text text = {why, 96, 0};
+    if (plan->cuda_arch < 80) { convt3d__put(&text, "needs sm_80");  return 1; }
+    if (!convt3d_cuda::direct_dispatch(plan, [&](auto instance) { return instance.plan(plan, s, why); })) return 1;
     memcpy(plan->state, &s, sizeof s);
     why[0] = 0;
     return 0;
 }
 
-// Seconds: products of all columns and channel blocks at the rates seen on an H200, against bytes at 2.5 TB/s.
+// Seconds: products of all columns and channel blocks at the rates seen on an H200, against bytes.
 extern "C" double convt3d__direct_cost(const convt3d__plan *plan)
 {
     convt3d_cuda::HaloShape s;
@@ -456,6 +467,9 @@ extern "C" double convt3d__direct_cost(const convt3d__plan *plan)
                       (double)plan->in_group * (double)plan->taps;
     for (int a = 0; a < 3; a++) products *= (double)s.columns[a];
     double bytes = (double)(plan->x_count + plan->y_count) * (double)convt3d__element_size(plan->desc.dtype);
+    const int64_t element = convt3d__element_size(plan->desc.dtype);
+    if (element == 2 && convt3d_cuda::matrix_takes(plan)) return 6e-6 + bytes / 2.8e12;
+    if (element == 4 && convt3d_cuda::few_takes(plan)) return 6e-6 + bytes / 3.5e12;
     double rate = plan->desc.dtype == CONVT3D_F64 ? 6.5e12 : s.chunks == 1 ? 9e12 : 6e12, seconds = products / rate;
     bytes /= 2.5e12 * (0.5 + 0.5 * (double)plan->out_group / ((double)s.channel_blocks * s.channels));
     return 6e-6 + (seconds > bytes ? seconds : bytes);
