@@ -45,7 +45,8 @@ CONVT3D__HIDDEN convt3d_status convt3d__dense_sm80_list_run(const convt3d__plan 
 CONVT3D__HIDDEN convt3d_status convt3d__dense_sm80_list_ready(const convt3d__plan *plan, convt3d_error *error);
 }
 
-#if CONVT3D__PART(7) || CONVT3D__PART(9) || CONVT3D__PART(13)     // scatter_sm80.cuh shares modes and operands
+// scatter_sm80.cuh, narrow_sm80.cuh and march_sm80.cuh share modes, operands, exact outputs.
+#if CONVT3D__PART(7) || CONVT3D__PART(9) || CONVT3D__PART(13) || CONVT3D__PART(15) || CONVT3D__PART(16)
 
 namespace convt3d_cuda {
 
@@ -1213,6 +1214,26 @@ static inline convt3d_status sm80_aligned_weights(const convt3d_io *io, int64_t 
                                         (cudaStream_t)io->stream);
     *weights = io->workspace;
     return cause == cudaSuccess ? CONVT3D_OK : convt3d__cuda_fail(error, cause, 0);
+}
+
+// Launches a kernel that awaits what was launched before it: after packing it may start early.
+template <class... Formal, class... Actual>
+convt3d_status sm80_launch_after(const convt3d__plan *plan, bool packing, convt3d_error *error,
+                                 void (*kernel)(Formal...), dim3 grid, dim3 block, size_t shared, void *stream,
+                                 Actual... actual)
+{
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = (cudaStream_t)stream;
+    config.attrs = &early;
+    config.numAttrs = packing && plan->cuda_arch >= 90;
+    cudaError_t cause = cudaLaunchKernelEx(&config, kernel, Formal(actual)...);
+    return cause == cudaSuccess ? convt3d__ok(error) : convt3d__cuda_fail(error, cause, 0);
 }
 
 template <class T>

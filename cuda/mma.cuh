@@ -69,6 +69,22 @@ static __device__ __forceinline__ void barrier_of(int id, int threads)
     asm volatile("bar.sync %0, %1;" :: "r"(id), "r"(threads) : "memory");
 }
 
+// sm_90, programmatic dependent launch: the next kernel of the stream may start while this one runs; it waits, where it
+// calls the second of these, until all before it is done and visible.
+static __device__ __forceinline__ void start_next_launch()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+static __device__ __forceinline__ void await_launch_before()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // sm_90: a warpgroup hands registers to another. The block's must have been capped when it was launched.
 template <int Registers> static __device__ __forceinline__ void release_registers()
 {
@@ -130,6 +146,30 @@ static __device__ __forceinline__ uint32_t round_scaled_pair(float a, float b, f
 {
     __half2 h = __floats2half2_rn(a * factor, b * factor);
     return *(uint32_t *)&h;
+}
+
+// A power of two that takes the largest magnitude to [2^14, 2^15), NaN where it is too far from 1, and its inverse.
+struct TileScale {
+    float factor, inverse;
+    __device__ __forceinline__ explicit TileScale(float most)
+    {
+        const uint32_t exponent = __float_as_uint(most) >> 23;
+        const bool near = exponent >= 127 - 60 && exponent <= 127 + 60;
+        factor = near ? __uint_as_float((268 - exponent) << 23) : most == 0 ? 1.f : __uint_as_float(0x7fffffffu);
+        inverse = near ? __uint_as_float((exponent - 14) << 23) : 1.f;
+    }
+};
+
+// Two floats as high + low * 2^-11.
+static __device__ __forceinline__ void split_apart(float a, float b, float factor, uint32_t &high, uint32_t &low)
+{
+    a *= factor;
+    b *= factor;
+    const __half2 h = __floats2half2_rn(a, b);
+    const float2 f = __half22float2(h);
+    const __half2 l = __floats2half2_rn((a - f.x) * 2048, (b - f.y) * 2048);
+    high = *(const uint32_t *)&h;
+    low = *(const uint32_t *)&l;
 }
 
 }
