@@ -20,6 +20,7 @@
 //   dense_sm80.cuh   implicit GEMM on mma.sync from planar tiles of x: groups, few channels, f64, any geometry
 //   scatter_sm80.cuh few output channels: every tap's products once on mma.sync, summed from shared memory
 //   narrow_sm80.cuh  few input channels a group, stride 2 of the width: x as cells, both phases as rows of weights
+//   march_sm80.cuh   one output channel, stride 2: taps summed in registers while warps march along the depth
 //   generic_backward.cuh  dx, dw and dbias of everything; sums.cuh sums over long stretches
 //   list_backward.cuh     the list taken back from dy
 //   easy_call.cuh    convt3d() and convt3d_backward() on any memory: staging, and slabs where the card is too small
@@ -63,6 +64,7 @@
 #include "dense_sm80.cuh"
 #include "scatter_sm80.cuh"
 #include "narrow_sm80.cuh"
+#include "march_sm80.cuh"
 #include "pass.cuh"
 #include "divisor.cuh"
 #include "sums.cuh"
@@ -99,6 +101,9 @@ extern "C" const convt3d__backend convt3d__cuda_backends[] = {
     {"sm80_narrow", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__narrow_sm80_refuses, convt3d__narrow_sm80_cost,
      convt3d__narrow_sm80_workspace, convt3d__narrow_sm80_packed, convt3d__narrow_sm80_pack, convt3d__narrow_sm80_run,
      convt3d__narrow_sm80_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
+    {"sm80_march", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__march_sm80_refuses, convt3d__march_sm80_cost,
+     convt3d__march_sm80_workspace, convt3d__march_sm80_packed, convt3d__march_sm80_pack, convt3d__march_sm80_run,
+     convt3d__march_sm80_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
     {"cuda_generic", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 1, convt3d__generic_refuses, convt3d__generic_cost,
      convt3d__generic_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__generic_run,
      convt3d__generic_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
