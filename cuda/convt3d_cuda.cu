@@ -11,7 +11,7 @@
 //   generic.cuh      the kernel that accepts everything
 //   wgmma.cuh        Hopper's wgmma, mbarriers and bulk copies; split.cuh f32 as f16 pairs, x as planes of cells
 //   dense_sm90.cuh   dense convolution of any stride as an implicit GEMM on wgmma: dense_tile.cuh its tiles, dense_store.cuh
-//                    results to y, dense_pack.cuh operands, dense_host.cuh launches
+//                    results to y, dense_pack.cuh operands, dense_host.cuh launches; fill.cuh outputs that no tap reaches
 //   phases.cuh       backward: dy taken apart into phases of unit stride; dgrad_sm90.cuh dx from them on sm90_dense,
 //                    wgrad_sm90.cuh dw and dbias on wgmma; direct_backward.cuh both by multiply-adds, for few channels
 //   nonoverlap.cuh   kernel <= stride as a GEMM on mma.sync; mma.cuh its instructions, nonoverlap_f64.cuh its f64
@@ -53,6 +53,7 @@
 #include "generic.cuh"
 #include "wgmma.cuh"
 #include "split.cuh"
+#include "fill.cuh"
 #include "dense_tile.cuh"
 #include "dense_store.cuh"
 #include "dense_sm90.cuh"

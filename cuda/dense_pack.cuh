@@ -18,13 +18,15 @@ struct DensePackProblem {
     int in_group, out_group, blocks_group, taps, taps_used, cells_group, chunks;    // chunks: of a K block
     int octets, scan_blocks, pack_blocks;   // eighths of rows; blocks of the two launches, none where w came packed
     int vectors;                            // the taps of a pair of channels are whole, aligned 16-byte units
+    int fold, fold_step, channels;          // DenseFold: taps, 0 for none; of the kernel, from one to the next; channels
     uint16_t tap[DENSE_MOST_STEPS];
 };
 
 // The exponent of one row.
 template <int NB> __device__ __forceinline__ void dense_scan_row(const DensePackProblem &p, int row)
 {
-    const int block = row / NB, g = block / p.blocks_group, oc = block % p.blocks_group * NB + row % NB;
+    const int nb = p.fold > 0 ? p.channels : NB, block = row / nb, g = block / p.blocks_group;
+    const int oc = block % p.blocks_group * nb + row % nb;
     const int unit = p.vectors ? 4 : 1, units = p.taps / unit;
     const int64_t step = (int64_t)p.out_group * p.taps;
     const float *w = (const float *)p.w + ((int64_t)g * p.in_group * p.out_group + oc) * p.taps;
@@ -55,20 +57,21 @@ template <int Mode, int NB> __device__ __forceinline__ void dense_pack_octet(con
 {
     typedef CellKind<DenseMode<Mode>::Kind> Cell;
     typedef typename Cell::Element Element;
-    const int cell = item / p.octets, row = item % p.octets * 8 + (int)threadIdx.x % 8, block = row / NB;
-    const int g = block / p.blocks_group, oc = block % p.blocks_group * NB + row % NB, channel = cell * Cell::Channels;
+    const int nb = p.fold > 0 ? p.channels : NB, fold = p.fold > 0 ? p.fold : 1;
+    const int cell = item / p.octets, row = item % p.octets * 8 + (int)threadIdx.x % 8, block = row / nb;
+    const int g = block / p.blocks_group, oc = block % p.blocks_group * nb + row % nb, channel = cell * Cell::Channels;
     const int64_t step = (int64_t)p.out_group * p.taps;
     const Element *w = (const Element *)p.w + ((int64_t)(g * p.in_group + channel) * p.out_group + oc) * p.taps;
     const int k = cell / 2 / p.chunks, chunk = cell / 2 % p.chunks;
     uint4 *rows = p.rows + ((int64_t)block * (p.cells_group / 2 / p.chunks) + k) * p.taps_used * p.chunks * 2 *
-                           (Cell::Parts * NB) + row % NB;
+                           (Cell::Parts * NB) + row % nb;
     const int exponent = Mode == DENSE_SPLIT ? p.flags[row] : 0;
     bool unfit = false;
-    for (int s = threadIdx.x / 8; s < p.taps_used; s += SPLIT_THREADS / 8) {
+    for (int i = threadIdx.x / 8; i < p.taps_used * fold; i += SPLIT_THREADS / 8) {
         alignas(16) Element v[Cell::Channels] = {};
-        const int channels = oc < p.out_group ? p.in_group - channel : 0;
-        if (channels > 0) load_cell(w + p.tap[s], step, channels, false, v);
-        uint4 *out = rows + ((s * p.chunks + chunk) * 2 + cell % 2) * (Cell::Parts * NB);
+        const int channels = oc < p.out_group ? p.in_group - channel : 0, s = i / fold, folded = i - s * fold;
+        if (channels > 0) load_cell(w + p.tap[s] + folded * p.fold_step, step, channels, false, v);
+        uint4 *out = rows + ((s * p.chunks + chunk) * 2 + cell % 2) * (Cell::Parts * NB) + folded * nb;
         alignas(16) uint32_t high[4], low[4];
         if constexpr (Mode == DENSE_SPLIT) {
             split_cell(v, usable_exponent(exponent), nullptr, high, low);
@@ -109,13 +112,18 @@ dense_scan_kernel(const __grid_constant__ DensePackProblem w, const __grid_const
 
 template <int Mode, int NB>
 __global__ void __launch_bounds__(SPLIT_THREADS)
-dense_split_kernel(const __grid_constant__ DensePackProblem w, const __grid_constant__ PlanesProblem x)
+dense_split_kernel(const __grid_constant__ DensePackProblem w, const __grid_constant__ PlanesProblem x,
+                   const __grid_constant__ FillProblem fill)
 {
     let_next_start();
     wait_for_previous();
-    if ((int)blockIdx.x < w.pack_blocks) dense_pack_octet<Mode, NB>(w, blockIdx.x);
-    else if (x.pairs) planes_pairs_block<DenseMode<Mode>::Kind>(x, blockIdx.x - w.pack_blocks);
-    else planes_block<DenseMode<Mode>::Kind>(x, x.width, blockIdx.x - w.pack_blocks, false);
+    const int block = (int)blockIdx.x - w.pack_blocks, planes = x.width * x.height;
+    if (block < 0) dense_pack_octet<Mode, NB>(w, blockIdx.x);
+    else if (block >= planes)
+        fill_warp<typename DenseMode<Mode>::T>(fill, (block - planes) * (SPLIT_THREADS / 32) + threadIdx.x / 32,
+                                               fill.blocks * (SPLIT_THREADS / 32));
+    else if (x.pairs) planes_pairs_block<DenseMode<Mode>::Kind>(x, block);
+    else planes_block<DenseMode<Mode>::Kind>(x, x.width, block, false);
 }
 
 // Samples whose guess was too small.

@@ -13,22 +13,31 @@
 //           wgmma). Every 16*U products the sums leave the matrix unit's accumulator, which truncates, for an f32
 //           register.
 // Others    f16, bf16: one product, accumulated in the matrix unit. CONVT3D_TF32: one tf32 product.
+// Rows      Flat tiles compute the zeros between rows too. Where a row of a phase, or as many strips (split.cuh) as
+//           fit, fill 64 positions or almost, a chunk of a tile is one row instead, and rows of zeros have no tiles: samples
+//           of 4^3 take half of the products that flat tiles do.
+// Folds     With few output channels the matrix unit waits for positions, which cost as much for 16 channels as for 64.
+//           There, where one product does, every tap along w (of stride 1) has columns of its own: NB = taps times
+//           channels, one product of x for all of them, and the warps that store sum them, each shifted by its tap.
+//           Tiles overlap by that reach.
 // List      instances of their own keep results in f32 in the ring; the warps that store apply the list on the way,
-//           beside the products of the next tile, and round if y is not wide. Not yet measured.
+//           beside the products of the next tile, and round if y is not wide.
 // NaN, inf  x or w that holds any is seen by the splitting pass (weights: by packing) and the outputs of that sample,
 //           or channel (eight of them but for f32 without a list), are computed again by dense_repair_kernel, which
 //           otherwise ends at once. One product needs this for w alone; tf32 also where x or w holds subnormals.
+// Fill      Rows of y that no tap reaches have no tiles but where there is a list: the launch of the operands stores
+//           them (fill.cuh).
 // Launches  f32: scales, operands, for large samples what the guess of split.cuh missed, main, repair; one product has
 //           no scales. Each starts while the one before ends (programmatic dependent launch).
 // Requires  sm_90; not f64; for f32 4 channels a group; at most 640 taps, 64 phases (w phases of a stride of 2 count
 //           as one), 2^30 positions with their zeros; everything the generic kernel calls 32-bit.
-// Tiles     NB = 16, 24, 32, 48, 64 (and 128 where one product does); R = 4, 3 or 2 and U = 3, 4, 8 or 9 by dense_r and
-//           dense_u: what registers and shared memory hold. Persistent: one block of 512 threads a multiprocessor.
-// Measured  one H200, NCDHW, weights packed in the call, of the floor: stride 1 f32 0.54-0.79 (kb_l1_61 1.41 ms,
-//           kb_l2_61 1.17), f16 0.61-0.81, but 0.41 and 0.29 where 16 channels leave the matrix unit waiting for
-//           positions (kb_l1_58); stride 2 f32 0.53-0.70 (gan_128_64_32 3.0 ms), where results are many for their
-//           products 0.29-0.40, held back by a warpgroup's work between tiles, which both do at the same time. NDHWC
-//           lies within 15% of that. Samples of 4^3 compute twice their outputs in zeros (gan_512_256_4 0.26).
+// Tiles     NB = 16, 24, 32, 48, 64 (and 128 where one product does), of folds 112; R = 4, 3 or 2 and U = 3, 4,
+//           5, 8 or 9 by dense_r, dense_fold_r and dense_u: what registers and shared memory hold.
+//           Persistent: one block of 512 threads a multiprocessor.
+// Measured  one H200, NCDHW, weights packed in the call, ms in f32, tf32, f16: kb_l1_61 1.55, 1.20, 0.61; kb_l1_68 6.86,
+//           4.34, 2.43; kb_l2_61 1.37, 0.85, 0.47; gan_128_64_32 3.32, 1.88, 1.08. Rows: gan_512_256_4 0.236, 0.175,
+//           0.081, where flat tiles take 0.358, 0.212, 0.112. Folds: kb_l1_58 0.56 (none), 0.30, 0.22; without
+//           0.50, 0.26.
 #pragma once
 
 extern "C" {
@@ -80,6 +89,7 @@ template <class C> __device__ __forceinline__ void dense_load_x(const DenseProbl
 template <class C> __device__ __forceinline__ void dense_load_w(const DenseProblem &p, const DenseShared &s)
 {
     Ring ring;
+    const int slots = C::LeastSlots + p.more_slots;
     if (threadIdx.x % 32 != 0) return;
     for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
         DenseWork work(p, tile, C::Positions);
@@ -96,7 +106,7 @@ template <class C> __device__ __forceinline__ void dense_load_w(const DenseProbl
                         barrier_expect(s.w_full + ring.index * 8, (uint32_t)(steps * 2 * C::Rows * 16));
                         bulk_load(s.slots + ring.index * C::SlotBytes, w + (stage.first[q] + done) * (2 * C::Rows),
                                   (uint32_t)(steps * 2 * C::Rows * 16), s.w_full + ring.index * 8);
-                        ring.next(C::WeightSlots);
+                        ring.next(slots);
                     }
             }
         }
@@ -107,8 +117,9 @@ template <class C> __device__ __forceinline__ void dense_load_w(const DenseProbl
 struct DenseCursor {
     Ring slot;
     uint64_t a, b0;         // this warpgroup's positions in the segment; the first slot
-    uint32_t low;           // cells from the high to the low half of x
+    uint32_t low, step;     // cells from the high to the low half of x, from chunk to chunk
     uint32_t full, empty;   // barriers of slots
+    int slots;
     template <class C> __device__ __forceinline__ uint64_t take()
     {
         barrier_wait(full + slot.index * 8, slot.parity);
@@ -117,6 +128,19 @@ struct DenseCursor {
     __device__ __forceinline__ void release(int index) const
     {
         if (threadIdx.x % 32 == 0) barrier_arrive(empty + index * 8);
+    }
+};
+
+// What products still in flight read: a slot of weights, and a segment of x by its barrier; negative, 0: none.
+struct DenseHeld {
+    int slot = -1;
+    uint32_t segment = 0;
+    __device__ __forceinline__ void release(const DenseCursor &cursor)
+    {
+        if (slot >= 0) cursor.release(slot);
+        if (segment != 0 && threadIdx.x % 32 == 0) barrier_arrive(segment);
+        slot = -1;
+        segment = 0;
     }
 };
 
@@ -135,12 +159,12 @@ __device__ __forceinline__ void dense_multiply(float (&sum)[C::R][C::NB / 2], De
             const int r = i % C::R;
             if (Slots > 1 && r == 0) {
                 b = cursor.take<C>();
-                cursor.slot.next(C::WeightSlots);
+                cursor.slot.next(cursor.slots);
             }
             wgmma_fence();
 #pragma unroll
             for (int u = 0; u < Steps; u++) {
-                uint64_t x = wgmma_advance(cursor.a, offset[i / C::R * Steps + u] + 64 * r);
+                uint64_t x = wgmma_advance(cursor.a, offset[i / C::R * Steps + u] + cursor.step * r);
                 uint64_t w = wgmma_advance(b, u * 2 * C::Rows);
                 float *to = accumulator[i % C::Ping];
                 Wgmma<__half, 2 * C::NB>::multiply(to, x, w, u > 0);
@@ -157,7 +181,7 @@ __device__ __forceinline__ void dense_multiply(float (&sum)[C::R][C::NB / 2], De
         for (int c = 0; c < C::NB / 2; c++) sum[done % C::R][c] += fmaf(from[c], 1.f / 4096, from[C::NB / 2 + c]);
         if (Slots > 1 && done % C::R == C::R - 1) {
             cursor.release(index);
-            if (++index == C::WeightSlots) index = 0;
+            if (++index == cursor.slots) index = 0;
         }
     }
 }
@@ -171,14 +195,15 @@ __device__ __forceinline__ void dense_add(float (&sum)[C::R][C::NB / 2], const D
     for (int r = 0; r < C::R; r++)
 #pragma unroll
         for (int u = 0; u < Steps; u++)
-            Wgmma<typename C::Operand, C::NB>::multiply(sum[r], wgmma_advance(cursor.a, offset[u] + 64 * r),
+            Wgmma<typename C::Operand, C::NB>::multiply(sum[r], wgmma_advance(cursor.a, offset[u] + cursor.step * r),
                                                         wgmma_advance(b, u * 2 * C::Rows), 1);
 }
 
-// All steps of one w phase in one stage.
+// All steps of one w phase in one stage. With one product the matrix unit is never waited for to the end of them: the
+// last slot and the segment of x before this one are then given back here, after the next products are on their way.
 template <class C>
 __device__ __forceinline__ void dense_steps(float (&sum)[C::R][C::NB / 2], DenseCursor &cursor, const uint16_t *offset,
-                                            int left)
+                                            int left, [[maybe_unused]] DenseHeld &held)
 {
     if constexpr (C::Mode == DENSE_SPLIT) {
         if constexpr (C::Slots > 1)
@@ -193,10 +218,9 @@ __device__ __forceinline__ void dense_steps(float (&sum)[C::R][C::NB / 2], Dense
             else if (left == 2) dense_multiply<C, 1, 2>(sum, cursor, b, offset);
             else dense_multiply<C, 1, 1>(sum, cursor, b, offset);
             cursor.release(cursor.slot.index);
-            cursor.slot.next(C::WeightSlots);
+            cursor.slot.next(cursor.slots);
         }
     } else {
-        int last = -1;          // the slot before this one, still being read
 #pragma unroll 1
         for (; left > 0; left -= C::U, offset += C::U) {
             uint64_t b = cursor.take<C>();
@@ -216,14 +240,10 @@ __device__ __forceinline__ void dense_steps(float (&sum)[C::R][C::NB / 2], Dense
             }
             wgmma_commit();
             wgmma_wait<1>();
-            if (last >= 0) cursor.release(last);
-            last = cursor.slot.index;
-            cursor.slot.next(C::WeightSlots);
+            held.release(cursor);
+            held.slot = cursor.slot.index;
+            cursor.slot.next(cursor.slots);
         }
-        wgmma_wait<0>();
-#pragma unroll
-        for (int r = 0; r < C::R; r++) wgmma_pin(sum[r]);
-        if (last >= 0) cursor.release(last);
     }
 }
 
@@ -232,19 +252,23 @@ __device__ __forceinline__ void dense_consume(const DenseProblem &p, const Dense
 {
     static_assert(sizeof(DenseScales<C>) == C::ScaleBytes, "");
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
-    const uint64_t a0 = wgmma_descriptor(s.segments + group * C::R * 64 * 16, p.segment);
+    const int step = 64 + p.rows.chunk_more, offset = group * (C::R * step - (C::Folds ? p.fold.reach : 0));
+    const uint64_t a0 = wgmma_descriptor(s.segments + offset * 16, p.segment);
     DenseCursor cursor;
+    cursor.step = step;
     cursor.b0 = wgmma_descriptor(s.slots, C::Rows);
     cursor.low = 2 * p.segment;
     cursor.full = s.w_full;
+    cursor.slots = C::LeastSlots + p.more_slots;
     cursor.empty = s.w_empty;
     Ring segment, chunk;
     for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
         DenseWork work(p, tile, C::Positions);
         const DensePhase &phase = p.table.phase[work.phase];
-        const int position = work.position + group * C::R * 64;
+        const int position = work.position + offset;
         const DenseAhead<C> ahead(p, position, DenseChannels::of<C>(p, work.block));
         float sum[C::Q][C::R][C::NB / 2] = {};
+        [[maybe_unused]] DenseHeld held;
         for (int block = 0; block < p.plane_blocks; block++)
             for (int i = phase.begin; i < phase.end; i++) {
                 const DenseStage &stage = p.table.stage[i];
@@ -253,10 +277,18 @@ __device__ __forceinline__ void dense_consume(const DenseProblem &p, const Dense
                 cursor.a = wgmma_advance(a0, segment.index * p.cells * p.segment);
 #pragma unroll
                 for (int q = 0; q < C::Q; q++)
-                    dense_steps<C>(sum[q], cursor, p.table.offset + stage.first[q], stage.count[q]);
-                if (threadIdx.x % 32 == 0) barrier_arrive(s.x_empty + segment.index * 8);
+                    dense_steps<C>(sum[q], cursor, p.table.offset + stage.first[q], stage.count[q], held);
+                if constexpr (C::Mode == DENSE_SPLIT) {
+                    if (threadIdx.x % 32 == 0) barrier_arrive(s.x_empty + segment.index * 8);
+                } else held.segment = s.x_empty + segment.index * 8;
                 segment.next(p.x_stages);
             }
+        if constexpr (C::Mode != DENSE_SPLIT) {
+            wgmma_wait<0>();
+#pragma unroll
+            for (int i = 0; i < C::Q * C::R; i++) wgmma_pin(sum[i / C::R][i % C::R]);
+            held.release(cursor);
+        }
         dense_put<C>(p, s, shared, ahead, position, chunk, sum);
     }
 }
@@ -268,20 +300,25 @@ dense_kernel(const __grid_constant__ DenseProblem p, const __grid_constant__ Den
 {
 #if CONVT3D__SM90A
     extern __shared__ __align__(128) unsigned char dense_shared[];
-    const DenseShared s = DenseShared::of<C>((uint32_t)__cvta_generic_to_shared(dense_shared));
+    const int w_slots = C::LeastSlots + p.more_slots;
+    const DenseShared s = DenseShared::of<C>((uint32_t)__cvta_generic_to_shared(dense_shared), w_slots);
     let_next_start();
     if (threadIdx.x == 0) {
         for (int i = 0; i < p.x_stages; i++) {
             barrier_init(s.x_full + i * 8, 1);
             barrier_init(s.x_empty + i * 8, 8);
         }
-        for (int i = 0; i < C::WeightSlots; i++) {
+        for (int i = 0; i < w_slots; i++) {
             barrier_init(s.w_full + i * 8, 1);
             barrier_init(s.w_empty + i * 8, 8);
         }
         for (int i = 0; i < 2 * DENSE_MOST_CHUNKS; i++) {
             barrier_init(s.y_full + i * 8, 128);        // every thread arrives, so that racecheck can follow
             barrier_init(s.y_empty + i * 8, 64);
+        }
+        for (int i = 0; i < 2 * DENSE_TABLES; i++) {
+            barrier_init(s.t_full + i * 8, 32);
+            barrier_init(s.t_empty + i * 8, 64);
         }
         barrier_init_done();
     }
@@ -298,9 +335,11 @@ dense_kernel(const __grid_constant__ DenseProblem p, const __grid_constant__ Den
         give_registers<C::LoadRegisters>();
         if (warp == 8) dense_load_x<C>(p, s);
         if (warp == 9) dense_load_w<C>(p, s);
+        if constexpr (C::Tables) if (warp >= 10) dense_table<C>(p, s, dense_shared, warp - 10);
     } else {
         give_registers<C::StoreRegisters>();
         if constexpr (C::Lists) dense_store_listed<C>(p, f, s, dense_shared, repairs);
+        else if constexpr (C::Folds) dense_store_folded<C>(p, s, dense_shared);
         else dense_store<C>(p, s, dense_shared);
     }
 #endif

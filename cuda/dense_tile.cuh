@@ -6,9 +6,12 @@
 namespace convt3d_cuda {
 
 enum { DENSE_SPLIT = 0, DENSE_F16 = 1, DENSE_BF16 = 2, DENSE_TF32 = 3 };
-enum { DENSE_THREADS = 512, DENSE_MOST_PHASES = 64, DENSE_MOST_STAGES = 90, DENSE_MOST_STEPS = 640 };
+enum { DENSE_THREADS = 512, DENSE_MOST_PHASES = 64, DENSE_MOST_STAGES = 88, DENSE_MOST_STEPS = 640 };
 enum { DENSE_EXACT = 65536 };   // elements of a sample below which its largest magnitude is looked up, not guessed
-enum { DENSE_MOST_X = 6, DENSE_MOST_CHUNKS = 4, DENSE_BARRIER_BYTES = 384, DENSE_SHARED = 227 * 1024 };
+enum { DENSE_MOST_X = 6, DENSE_MOST_SLOTS = 8, DENSE_MOST_CHUNKS = 4 };
+enum { DENSE_TABLES = 4 };      // chunks whose addresses are looked up ahead
+enum { DENSE_BARRIER_BYTES = 512, DENSE_SHARED = 227 * 1024 };
+enum { DENSE_MOST_REACH = 20 };     // positions along w that a fold sums over, but for one
 
 // ---- the walk over taps, made on the host ----
 
@@ -38,36 +41,53 @@ template <class T> struct DenseChunk<true, T> { typedef float Value; };
 
 // One instance: NB channels, R times 64 positions a warpgroup, Q w phases, U steps a slot of weights. Lists: results
 // stay f32 in their ring, and the warps that store them apply the list, and round if y is not wide.
-template <int Mode_, int NB_, int R_, int Q_, int U_, bool Lists_> struct DenseTile {
+template <int Mode_, int NB_, int R_, int Q_, int U_, bool Lists_, bool Folds_ = false> struct DenseTile {
     typedef typename DenseMode<Mode_>::T T;
-    typedef typename DenseChunk<Lists_, T>::Value Value;            // a result in the ring
+    typedef typename DenseChunk<Lists_ || Folds_, T>::Value Value;  // a result in the ring
     typedef typename DenseMode<Mode_>::Operand Operand;
     static constexpr int Mode = Mode_, NB = NB_, R = R_, Q = Q_, U = U_;
-    static constexpr bool Lists = Lists_;
+    static constexpr bool Lists = Lists_, Folds = Folds_;
     static constexpr int Kind = DenseMode<Mode>::Kind, Parts = CellKind<Kind>::Parts;
     static constexpr int Rows = Parts * NB;                         // of the weights' operand
     static constexpr int Positions = R * 128;
-    static constexpr int WeightSlots = Mode == DENSE_SPLIT && Q == 2 ? 3 : 4;
+    static constexpr int LeastSlots = Mode == DENSE_SPLIT && Q == 2 ? 3 : 4;
     static constexpr int Slots = NB == 48 ? 1 : Q == 2 || NB == 64 ? 2 : 3; // of these, those a split takes at a time
-    static constexpr int Ping = Q * R * NB / 2 + 2 * NB <= 200 ? 2 : 1;     // accumulators of a split, by registers
+    static constexpr int Ping = Q * R * NB / 2 + 2 * NB <= 195 ? 2 : 1;     // accumulators of a split, by registers
     static constexpr int SlotBytes = U * 2 * Rows * 16;
     static constexpr int Columns = Q * 64;                          // of a chunk of results, R of them a warpgroup
-    static constexpr int RowPitch = Columns + (sizeof(Value) == 4 ? 4 : 8);     // between channels: keeps banks apart
+    // Between channels; keeps banks apart.
+    static constexpr int RowPitch = Columns + (Folds ? DENSE_MOST_REACH : sizeof(Value) == 4 ? 4 : 8);
     // Between columns, where channels lie together; the same.
     static constexpr int CellPitch = Q == 2 && sizeof(Value) == 4 ? NB + 4 : NB % 16 == 0 ? NB + 8 : NB;
-    static constexpr int ChunkBytes = dense_most(NB * RowPitch, Columns * CellPitch) * (int)sizeof(Value);
+    static constexpr int ChunkBytes = dense_most(NB * RowPitch, Folds ? 0 : Columns * CellPitch) * (int)sizeof(Value);
     // A ring for all of a tile is worth less than long stages, but where these are short anyway.
-    static constexpr int RingBytes = (Mode == DENSE_SPLIT && Q == 1 ? 58 : 28) * 1024;
+    static constexpr int RingBytes = (Folds ? 40 : Mode == DENSE_SPLIT && Q == 1 ? 58 : Lists && Q == 1 ? 40 : 28) * 1024;
     static constexpr int Chunks = dense_least(R, dense_most(1, RingBytes / ChunkBytes));
     static constexpr int ScaleBytes = 4 * NB * 4;                   // DenseScales
+    static constexpr bool Tables = Lists || Q == 2;                 // other warps look up where results go, see dense_table
+    static constexpr int TableBytes = Tables ? DENSE_TABLES * 64 * 8 : 0;
     // Of a thread, by role; multiplying counts twice, 512 in all. What has a list wants more to store.
     static constexpr int MultiplyRegisters =
         !Lists ? (Q == 1 ? 216 : 200) : Mode != DENSE_SPLIT ? 176 : Q == 1 ? 208 : 200;
     static constexpr int LoadRegisters = Lists ? (Mode != DENSE_SPLIT ? 32 : 24) : Q == 1 ? 24 : 32;
     static constexpr int StoreRegisters = 512 - 2 * MultiplyRegisters - LoadRegisters;
     static constexpr int Listed = Mode == DENSE_SPLIT ? 4 : 8;  // results that a list is applied to at a time
-    static constexpr int FixedBytes = DENSE_BARRIER_BYTES + WeightSlots * SlotBytes +
-                                      2 * (Chunks * ChunkBytes + ScaleBytes);
+    static constexpr int FixedBytes = DENSE_BARRIER_BYTES + LeastSlots * SlotBytes +
+                                      2 * (Chunks * ChunkBytes + ScaleBytes + TableBytes);
+};
+
+// Tiles of whole rows: what is added to steps between tiles and chunks of 64 positions; rows of a plane and groups of
+// as many of them as a tile has chunks; planes of a sample, but for zeros; positions of a row, and what a chunk has
+// besides. Strips as of PlanesProblem. All zero: tiles run on over zeros.
+struct DenseRows {
+    Divisor groups, depth, across, strips;
+    int strip, tile_more, chunk_more, height, unused;
+};
+
+// Taps along w as columns of the weights' operand: column tap*channels + c. All zero: they are not.
+struct DenseFold {
+    uint8_t taps, channels, step, reach;            // a tap's distance from the next; of the last from the first
+    Divisor by_channels, by_half, by_eighth;        // channels, half of them, an eighth of them
 };
 
 struct DenseProblem {
@@ -76,13 +96,16 @@ struct DenseProblem {
     const void *bias;
     void *y;
     int64_t y_stride[5];
-    int batch, out[3], stride[3], in_d, skips;      // skips: whether a segment may hold nothing but zeros
+    int batch, out[3], stride[3], in_d;
+    int skips, filled;                              // whether a segment may hold nothing but zeros; of a plane, not zero
     int out_group, blocks_group, blocks;            // channel blocks of a group, of all
     int units, tiles;                               // position tiles x blocks; with phases
     int pitch, lead, plane_blocks, cells;           // K blocks of a group; cells of one (position of a stage)
-    int segment, x_stages;                          // cells between planes of a segment in shared memory
+    int segment, x_stages, more_slots;              // cells between planes of a segment in shared memory; of weights
     int y_vectors;                                  // channels lie side by side, in whole 16-byte units
     Divisor d, h, w, plane;
+    DenseRows rows;
+    DenseFold fold;
     int full;                                       // units that are dealt out in whole rounds
     Divisor grid, rest, phases, block;              // blocks of threads; units but for `full`; phases; blocks
     DenseTable table;
@@ -142,7 +165,7 @@ __device__ __forceinline__ bool dense_bad_any(const DenseFlags &f, int batch, in
 // are blocks through all its phases, so that all have the same work and x is still in L2; what is left over is dealt
 // out phase by phase, the heaviest first.
 struct DenseWork {
-    int position, block, phase;
+    int position, block, phase, chunks;         // chunks: those before its plane ends
     __device__ __forceinline__ DenseWork(const DenseProblem &p, int tile, int positions)
     {
         uint32_t rest, first = (uint32_t)(p.full * p.table.phases), unit;
@@ -154,8 +177,40 @@ struct DenseWork {
             phase = (int)divide((uint32_t)tile - first, p.rest, &rest);
             unit = (uint32_t)p.full + rest;
         }
-        position = (int)divide(unit, p.block, &rest) * positions;
+        unit = divide(unit, p.block, &rest);
         block = (int)rest;
+        uint32_t group, plane = divide(unit, p.rows.groups, &group), sample = divide(plane, p.rows.depth, &plane);
+        position = (int)((sample * p.d.by + plane) * p.plane.by + group * (positions + p.rows.tile_more));
+        chunks = p.rows.height == 0 ? positions : p.rows.height - (int)group * (positions / 64);
+    }
+    // A chunk of 64 positions; negative: it has none.
+    __device__ __forceinline__ int chunk(const DenseProblem &p, int i) const
+    {
+        return i < chunks ? position + i * (64 + p.rows.chunk_more) : -(1 << 30);
+    }
+};
+
+// Position i of a chunk in the order of y's rows; negative: it is none.
+__device__ __forceinline__ int dense_cell(const DenseProblem &p, int i)
+{
+    uint32_t w, strip = divide((uint32_t)i, p.rows.across, &w), strips = max(1u, p.rows.strips.by);
+    return strip < strips ? (int)(w * strips + strip) : -(1 << 30);
+}
+
+// Where a position that is not negative lies.
+struct DensePlace {
+    uint32_t n, d, h, w;
+    __device__ __forceinline__ DensePlace(const DenseProblem &p, int position)
+    {
+        uint32_t strip = 0, rest = (uint32_t)position;
+        if (p.rows.strips.by > 1) rest = divide(rest, p.rows.strips, &strip);
+        n = divide(strip * p.rows.strip + divide(divide(rest, p.w, &w), p.h, &h), p.d, &d);
+    }
+    static __device__ __forceinline__ int sample(const DenseProblem &p, int position)
+    {
+        uint32_t strip = 0, rest;
+        if (p.rows.strips.by > 1) divide((uint32_t)position, p.rows.strips, &strip);
+        return (int)divide(strip * p.rows.strip + divide((uint32_t)position, p.plane, &rest), p.d, &rest);
     }
 };
 
@@ -166,7 +221,8 @@ __device__ __forceinline__ bool dense_skips(const DenseProblem &p, int first, in
     uint32_t rest, d;
     int last = first + length - 1;
     if (last < 0) return true;
-    uint32_t begin = divide((uint32_t)max(first, 0), p.plane, &rest), end = divide((uint32_t)last, p.plane, &rest);
+    uint32_t end = divide((uint32_t)last, p.plane, &rest), begin = divide((uint32_t)max(first, 0), p.plane, &rest);
+    if (rest >= (uint32_t)p.filled && first >= 0) begin++;
     divide(begin, p.d, &d);
     return (int)d >= p.in_d && end - begin < p.d.by - d;
 }
@@ -182,15 +238,16 @@ struct Ring {
 };
 
 struct DenseShared {
-    uint32_t x_full, x_empty, w_full, w_empty, y_full, y_empty, segments, slots, scales, chunks;
-    template <class C> __device__ __forceinline__ static DenseShared of(uint32_t base)
+    uint32_t x_full, x_empty, w_full, w_empty, y_full, y_empty, t_full, t_empty, segments, slots, scales, tables, chunks;
+    template <class C> __device__ __forceinline__ static DenseShared of(uint32_t base, int w_slots)
     {
         DenseShared s;
         s.x_full = base;  s.x_empty = base + 64;  s.w_full = base + 128;  s.w_empty = base + 192;
-        s.y_full = base + 256;  s.y_empty = base + 320;
+        s.y_full = base + 256;  s.y_empty = base + 320;  s.t_full = base + 384;  s.t_empty = base + 448;
         s.slots = base + DENSE_BARRIER_BYTES;
-        s.scales = s.slots + C::WeightSlots * C::SlotBytes;
-        s.chunks = s.scales + 2 * C::ScaleBytes;
+        s.scales = s.slots + w_slots * C::SlotBytes;
+        s.tables = s.scales + 2 * C::ScaleBytes;
+        s.chunks = s.tables + 2 * C::TableBytes;
         s.segments = s.chunks + 2 * C::Chunks * C::ChunkBytes;
         return s;
     }

@@ -7,6 +7,9 @@
 // Planes    [group][chunk][part][2 cells][position] of 16 bytes: a cell is 8 (f16, bf16) or 4 (tf32) channels.
 //           Positions run over n, d, h, w of the input with zeros after each row, plane and sample, so that whatever a
 //           tap reads beside the input is zero: one such gap serves the end of one row and the beginning of the next.
+// Strips    Or the run of all depth planes is cut into strips of equal length that lie side by side: position = (place in
+//           the strip)*strips + strip, with the planes around a strip repeated before and after it. So rows that are
+//           short become long.
 // Guess     The largest |x| of a small sample is looked up. Of a large one it is guessed from every 33rd run of 32
 //           elements, and two binades are kept free above it: the splitting pass looks at all elements, and a sample
 //           with a larger one is split once more.
@@ -167,9 +170,12 @@ struct PlanesProblem {
     int pitch, lead;                        // positions of a plane, and those before the first of sample 0
     int by_channel;                         // neighbouring threads read neighbouring channels
     int vectors;                            // a cell's channels are side by side and aligned
-    int pairs;                              // a thread takes two positions: rows, w and lead are even
+    int pairs;                              // a thread takes two neighbours of a row; rows and w are even, strips a power
+                                            // of 2, lead and pitch multiples of twice as many
     int width, height;                      // blocks along positions, along cells
     Divisor d, h, w;                        // pitches of an axis, in steps of the next
+    Divisor strips;                         // 0 or 1: there are none; depth planes of one, and those repeated before it
+    int strip, before;
     int64_t stride[5];
 };
 
@@ -178,20 +184,50 @@ template <> struct CellKind<SPLIT_F16> { typedef float Element; enum { Channels 
 template <> struct CellKind<COPY_16> { typedef uint16_t Element; enum { Channels = 8, Parts = 1 }; };
 template <> struct CellKind<ROUND_TF32> { typedef float Element; enum { Channels = 4, Parts = 1 }; };
 
+// The scale of a sample, for a warp.
+__device__ __forceinline__ int guessed_exponent(const PlanesProblem &p, int sample)
+{
+    uint32_t most = 0;
+    for (int i = threadIdx.x % 32; i < p.blocks; i += 32) most = max(most, p.guess[(int64_t)sample * p.blocks + i]);
+    most = __reduce_max_sync(0xffffffffu, most);
+    return p.exact ? scale_exponent(most)
+         : most == 0 || most >= 0x7f800000u ? NOT_FINITE : scale_exponent(most) - GUESS_SLACK;
+}
+
 // Scales of the samples from `first` on that this block's positions lie in.
 __device__ __forceinline__ void load_guesses(const PlanesProblem &p, int first, int count, int *exponent)
 {
     for (int s = threadIdx.x / 32; s < count; s += SPLIT_THREADS / 32) {
-        uint32_t most = 0;
-        for (int i = threadIdx.x % 32; i < p.blocks; i += 32)
-            most = max(most, p.guess[(int64_t)(first + s) * p.blocks + i]);
-        most = __reduce_max_sync(0xffffffffu, most);
-        if (threadIdx.x % 32 == 0)
-            exponent[s] = p.exact ? scale_exponent(most)
-                        : most == 0 || most >= 0x7f800000u ? NOT_FINITE : scale_exponent(most) - GUESS_SLACK;
+        const int e = guessed_exponent(p, first + s);
+        if (threadIdx.x % 32 == 0) exponent[s] = e;
     }
     __syncthreads();
 }
+
+// Samples that positions from `begin` on lie in, of each strip: its first and the most that there can be.
+struct PlanesSamples {
+    int plane, count;
+    __device__ __forceinline__ PlanesSamples(const PlanesProblem &p, int begin, int positions)
+    {
+        const int cells = (int)(p.h.by * p.w.by * p.strips.by);
+        plane = max(begin, 0) / cells;
+        count = (int)((max(begin + positions - 1, 0) / cells - plane) / p.d.by) + 2;
+    }
+    __device__ __forceinline__ int first(const PlanesProblem &p, int strip) const
+    {
+        return max(strip * p.strip + plane - p.before, 0) / (int)p.d.by;
+    }
+    __device__ __forceinline__ void load(const PlanesProblem &p, int *exponent) const
+    {
+        for (int i = threadIdx.x / 32; i < count * (int)p.strips.by; i += SPLIT_THREADS / 32) {
+            const int n = first(p, i / count) + i % count;
+            if (n >= p.batch) continue;
+            const int e = guessed_exponent(p, n);
+            if (threadIdx.x % 32 == 0) exponent[i] = e;
+        }
+        __syncthreads();
+    }
+};
 
 template <class Element, int Channels>
 __device__ __forceinline__ void load_cell(const Element *x, int64_t stride, int channels, bool vectors,
@@ -259,6 +295,46 @@ __device__ __forceinline__ void store_pairs(uint4 *out, const uint32_t (&cell)[2
     out[2] = *(const uint4 *)second;
 }
 
+// What a position of the planes holds.
+struct PlanesPlace {
+    int n, plane, strip;
+    uint32_t d, h, w;
+    bool inside;                // but for w
+    // flat: from the first repeated plane.
+    __device__ __forceinline__ PlanesPlace(const PlanesProblem &p, int flat) : n(0), plane(-1), strip(0), d(0), h(0), w(0)
+    {
+        uint32_t rest = (uint32_t)flat, at = 0;
+        if (flat >= 0) {
+            if (p.strips.by > 1) rest = divide(rest, p.strips, &at);
+            strip = (int)at;
+            plane = (int)(at * p.strip + divide(divide(rest, p.w, &w), p.h, &h)) - (p.strips.by > 1 ? p.before : 0);
+            n = (int)divide((uint32_t)max(plane, 0), p.d, &d);
+        }
+        inside = plane >= 0 && n < p.batch && (int)d < p.in[0] && (int)h < p.in[1];
+    }
+    __device__ __forceinline__ bool first() const { return d == 0 && h == 0 && w == 0; }
+};
+
+// Positions before the first of the tensor's, where there are strips.
+__device__ __forceinline__ int planes_repeated(const PlanesProblem &p)
+{
+    return p.strips.by > 1 ? p.before * (int)(p.h.by * p.w.by * p.strips.by) : 0;
+}
+
+// The scale of a position's sample, for all threads of a block whose positions begin at `begin`.
+__device__ __forceinline__ int planes_exponent(const PlanesProblem &p, const PlanesPlace &at, bool inside, int begin,
+                                               int positions, int *exponents)
+{
+    if (p.strips.by > 1) {
+        const PlanesSamples samples(p, begin, positions);
+        samples.load(p, exponents);
+        return inside ? exponents[at.strip * samples.count + at.n - samples.first(p, at.strip)] : 0;
+    }
+    const int sample = (int)(p.d.by * p.h.by * p.w.by), first = max(begin, 0) / sample;
+    load_guesses(p, first, min((begin + positions - 1) / sample, p.batch - 1) - first + 1, exponents);
+    return inside ? exponents[at.n - first] : 0;
+}
+
 // As planes_block below, for two positions a thread: half the instructions, and whole sectors of both tensors.
 template <int Kind> __device__ __forceinline__ void planes_pairs_block(const PlanesProblem &p, int block)
 {
@@ -266,38 +342,42 @@ template <int Kind> __device__ __forceinline__ void planes_pairs_block(const Pla
     typedef typename Cell::Element Element;
     struct alignas(2 * sizeof(Element)) Pair { Element at[2]; };
     __shared__ int exponents[2 * SPLIT_THREADS + 1];
-    const int cell = block / p.width, begin = (block - cell * p.width) * 2 * SPLIT_THREADS - p.lead;
-    const int sample = (int)(p.d.by * p.h.by * p.w.by), first = max(begin, 0) / sample;
-    if (Kind == SPLIT_F16)
-        load_guesses(p, first, min((begin + 2 * SPLIT_THREADS - 1) / sample, p.batch - 1) - first + 1, exponents);
-    const int flat = begin + 2 * (int)threadIdx.x;
-    const bool real = flat + p.lead < p.pitch;      // of both threads of a pair: pitch is a multiple of 4
-    uint32_t d = 0, h = 0, w = 0, n = 0;
-    if (flat >= 0) n = divide(divide(divide((uint32_t)flat, p.w, &w), p.h, &h), p.d, &d);
-    const bool inside = real && flat >= 0 && (int)n < p.batch && (int)d < p.in[0] && (int)h < p.in[1] &&
-                        (int)w < p.in[2];
+    const int cell = block / p.width, row = (block - cell * p.width) * 2 * SPLIT_THREADS;
+    const int strips = max(1, (int)p.strips.by), strip = (int)threadIdx.x & (strips - 1);
+    const int column = row + 2 * ((int)threadIdx.x - strip) + strip, begin = row - p.lead + planes_repeated(p);
+    const PlanesPlace at(p, column - row + begin);
+    const bool real = column < p.pitch, inside = real && at.inside && (int)at.w < p.in[2];  // of both
     const int g = cell / p.cells_group, channel = (cell - g * p.cells_group) * Cell::Channels;
     const int channels = inside ? min(p.in_group - channel, (int)Cell::Channels) : 0;
-    const Element *x = (const Element *)p.x + n * p.stride[0] + (g * p.in_group + channel) * p.stride[1] +
-                       d * p.stride[2] + h * p.stride[3] + w;
+    const Element *x = (const Element *)p.x + at.n * p.stride[0] + (g * p.in_group + channel) * p.stride[1] +
+                       at.d * p.stride[2] + at.h * p.stride[3] + at.w;
     Pair v[Cell::Channels] = {};
 #pragma unroll
     for (int c = 0; c < Cell::Channels; c++) if (c < channels) v[c] = *(const Pair *)(x + c * p.stride[1]);
-    const int exponent = Kind == SPLIT_F16 && inside ? exponents[n - first] : 0;
-    const bool odd = threadIdx.x % 2 != 0;
-    uint4 *out = p.planes + ((int64_t)(cell / 2 * 2 * Cell::Parts + cell % 2) * p.pitch + flat + p.lead - odd);
+    const int exponent =
+        Kind == SPLIT_F16 ? planes_exponent(p, at, inside, begin, 2 * SPLIT_THREADS, exponents) : 0;
     alignas(16) uint32_t high[2][4], low[2][4];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         Element one[Cell::Channels];
 #pragma unroll
         for (int c = 0; c < Cell::Channels; c++) one[c] = v[c].at[i];
-        cell_operands<Kind>(one, exponent, inside && !p.exact ? p.beyond + n : nullptr, high[i], low[i]);
+        cell_operands<Kind>(one, exponent, inside && !p.exact ? p.beyond + at.n : nullptr, high[i], low[i]);
     }
-    store_pairs(out, high, odd, real);
-    if (Kind == SPLIT_F16) store_pairs(out + 2 * (int64_t)p.pitch, low, odd, real);
-    if (Kind == SPLIT_F16 && cell == 0 && inside && d == 0 && h == 0 && w == 0)
-        p.exponent[n] = p.exact ? exponent : usable_exponent(exponent);
+    uint4 *out = p.planes + ((int64_t)(cell / 2 * 2 * Cell::Parts + cell % 2) * p.pitch + column);
+    if (strips == 1) {
+        const bool odd = threadIdx.x % 2 != 0;
+        store_pairs(out - odd, high, odd, real);
+        if (Kind == SPLIT_F16) store_pairs(out - odd + 2 * (int64_t)p.pitch, low, odd, real);
+    } else if (real) {
+#pragma unroll
+        for (int i = 0; i < 2; i++, out += strips) {
+            *out = *(const uint4 *)high[i];
+            if (Kind == SPLIT_F16) out[2 * (int64_t)p.pitch] = *(const uint4 *)low[i];
+        }
+    }
+    if (Kind == SPLIT_F16 && cell == 0 && inside && at.first())
+        p.exponent[at.n] = p.exact ? exponent : usable_exponent(exponent);
 }
 
 // One block's share of the planes, `width` blocks to a cell. again: only samples whose first scale was too large, with
@@ -307,35 +387,33 @@ __device__ __forceinline__ void planes_block(const PlanesProblem &p, int width, 
 {
     typedef CellKind<Kind> Cell;
     typedef typename Cell::Element Element;
-    __shared__ int exponents[SPLIT_THREADS + 1];
+    __shared__ int exponents[2 * SPLIT_THREADS + 1];
     const int positions = p.by_channel ? SPLIT_THREADS / 4 : SPLIT_THREADS;
-    const int row = block / width, begin = (block - row * width) * positions - p.lead;
-    const int sample = (int)(p.d.by * p.h.by * p.w.by), first = max(begin, 0) / sample;
-    if (Kind == SPLIT_F16 && !again)
-        load_guesses(p, first, min((begin + positions - 1) / sample, p.batch - 1) - first + 1, exponents);
+    const int row = block / width, first = (block - row * width) * positions, begin = first - p.lead + planes_repeated(p);
     const int cell = p.by_channel ? row * 4 + threadIdx.x % 32 / 8 : row;
-    const int flat = begin + (int)(p.by_channel ? threadIdx.x / 32 * 8 + threadIdx.x % 8 : threadIdx.x);
-    if (cell >= p.cells || flat + p.lead >= p.pitch) return;
-    uint32_t d = 0, h = 0, w = 0, n = 0, largest = 0;
-    if (flat >= 0) n = divide(divide(divide((uint32_t)flat, p.w, &w), p.h, &h), p.d, &d);
-    const bool inside = flat >= 0 && (int)n < p.batch && (int)d < p.in[0] && (int)h < p.in[1] && (int)w < p.in[2];
-    if (again && !(inside && (largest = p.beyond[n]) != 0)) return;
+    const int column = (int)(p.by_channel ? threadIdx.x / 32 * 8 + threadIdx.x % 8 : threadIdx.x);
+    const PlanesPlace at(p, begin + column);
+    const bool real = cell < p.cells && first + column < p.pitch, inside = real && at.inside && (int)at.w < p.in[2];
+    const uint32_t largest = again && inside ? p.beyond[at.n] : 0;
     const int g = cell / p.cells_group, channel = (cell - g * p.cells_group) * Cell::Channels;
-    const int channels = min(p.in_group - channel, (int)Cell::Channels);
+    const int channels = inside && !(again && largest == 0) ? min(p.in_group - channel, (int)Cell::Channels) : 0;
     alignas(16) Element v[Cell::Channels] = {};
-    if (inside && channels > 0)
-        load_cell((const Element *)p.x + n * p.stride[0] + (g * p.in_group + channel) * p.stride[1] + d * p.stride[2] +
-                  h * p.stride[3] + w * p.stride[4], p.stride[1], channels, p.vectors, v);
+    if (channels > 0)
+        load_cell((const Element *)p.x + at.n * p.stride[0] + (g * p.in_group + channel) * p.stride[1] +
+                  at.d * p.stride[2] + at.h * p.stride[3] + at.w * p.stride[4], p.stride[1], channels, p.vectors, v);
+    int exponent = 0;
+    if (Kind == SPLIT_F16)
+        exponent = again ? scale_exponent(largest) : planes_exponent(p, at, inside, begin, positions, exponents);
+    if (!real || (again && largest == 0)) return;
     // The parts of two cells, a chunk of K, lie together.
-    uint4 *out = p.planes + ((int64_t)(cell / 2 * 2 * Cell::Parts + cell % 2) * p.pitch + flat + p.lead);
+    uint4 *out = p.planes + ((int64_t)(cell / 2 * 2 * Cell::Parts + cell % 2) * p.pitch + first + column);
     alignas(16) uint32_t high[4], low[4];
-    const int exponent = Kind != SPLIT_F16 ? 0 : again ? scale_exponent(largest) : inside ? exponents[n - first] : 0;
-    cell_operands<Kind>(v, exponent, again || !inside || p.exact ? nullptr : p.beyond + n, high, low);
+    cell_operands<Kind>(v, exponent, again || !inside || p.exact ? nullptr : p.beyond + at.n, high, low);
     *out = *(const uint4 *)high;
     if (Kind != SPLIT_F16) return;
     out[2 * (int64_t)p.pitch] = *(const uint4 *)low;
-    if (cell == 0 && inside && d == 0 && h == 0 && w == 0)
-        p.exponent[n] = again || p.exact ? exponent : usable_exponent(exponent);
+    if (cell == 0 && inside && at.first())
+        p.exponent[at.n] = again || p.exact ? exponent : usable_exponent(exponent);
 }
 
 // Whether any sample needs splitting again.
