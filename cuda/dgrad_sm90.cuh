@@ -161,18 +161,6 @@ struct DgradShape {
     int cells;                              // rows of a phase, but for parts
 };
 
-// The instances are those of sm90_dense and one of fewer positions, for problems that have few.
-template <class Act> auto dgrad_instance(const DenseShape &s, Act act)
-{
-    if (s.r > 1) return dense_instance<false>(s, act);
-#ifndef DENSE_SPLIT_ONLY
-    if (s.mode == DENSE_F16) return act(DenseTile<DENSE_F16, 32, 1, 1, dense_u(DENSE_F16, 32, 1), false>());
-    if (s.mode == DENSE_BF16) return act(DenseTile<DENSE_BF16, 32, 1, 1, dense_u(DENSE_BF16, 32, 1), false>());
-    if (s.mode == DENSE_TF32) return act(DenseTile<DENSE_TF32, 32, 1, 1, dense_u(DENSE_TF32, 32, 1), false>());
-#endif
-    return act(DenseTile<DENSE_SPLIT, 32, 1, 1, dense_u(DENSE_SPLIT, 32, 1), false>());
-}
-
 // The stages of all taps, by phase and shift, with s->dense.chunks chunks each.
 static const char *dgrad_walk(DgradShape *s, int64_t span)
 {
@@ -229,28 +217,24 @@ static const char *dgrad_stages(DgradShape *s, int fixed)
     return why;
 }
 
-// The instance: that of sm90_dense or, where it has tiles for less than a quarter of the multiprocessors, the one that
-// takes least time.
+static int64_t dgrad_tiles(const convt3d__plan *plan, const DgradShape &s, int nb)
+{
+    return convt3d__ceil_div(plan->desc.batch * s.phases.sample, dense_r(s.dense.mode, nb, 1) * 128) *
+           convt3d__ceil_div(plan->in_group, nb) * plan->desc.groups;
+}
+
+// The block of channels: that of sm90_dense, or a smaller one where there are fewer tiles than multiprocessors.
 static void dgrad_block(const convt3d__plan *plan, DgradShape *s)
 {
     DenseShape *e = &s->dense;
-    auto tiles = [&](int nb, int r) {
-        return convt3d__ceil_div(plan->desc.batch * s->phases.sample, r * 128) *
-               convt3d__ceil_div(plan->in_group, nb) * plan->desc.groups;
-    };
-    auto time = [&](int nb, int r) {
-        return (double)convt3d__ceil_div(tiles(nb, r), 132) * r * dense_step_cycles(e->mode, nb);
-    };
     e->nb = dense_channel_block(e->mode, 1, plan->in_group);
+    auto time = [&](int nb) {
+        return (double)convt3d__ceil_div(dgrad_tiles(plan, *s, nb), 132) * dense_r(e->mode, nb, 1) *
+               dense_step_cycles(e->mode, nb);
+    };
+    if (dgrad_tiles(plan, *s, e->nb) < 132)
+        for (int nb : {64, 48, 32, 24, 16}) if (nb < e->nb && time(nb) < time(e->nb)) e->nb = nb;
     e->r = dense_r(e->mode, e->nb, 1);
-    if (tiles(e->nb, e->r) < 33) {
-        for (int nb : {64, 48, 32, 24, 16})
-            if (nb < e->nb && time(nb, dense_r(e->mode, nb, 1)) < time(e->nb, e->r)) {
-                e->nb = nb;
-                e->r = dense_r(e->mode, nb, 1);
-            }
-        if (time(32, 1) < time(e->nb, e->r)) { e->nb = 32;  e->r = 1; }
-    }
     e->tile = e->r * 128;
 }
 
@@ -280,7 +264,7 @@ static const char *dgrad_shape(const convt3d__plan *plan, DgradShape *s)
     if (s->pitch > limit || s->pitch / 256 > INT32_MAX / 2 / (d.groups * e->cells_group * s->phases.phases))
         return "too many positions";
     s->cells = (int)d.groups * e->cells_group;
-    const int fixed = dgrad_instance(*e, [](auto tile) { return (int)decltype(tile)::FixedBytes; });
+    const int fixed = dense_instance<false>(*e, [](auto tile) { return (int)decltype(tile)::FixedBytes; });
     why = dgrad_stages(s, fixed);
     if (*why) return why;
     if ((int64_t)e->position_tiles * e->blocks > INT32_MAX) return "too many tiles";
@@ -479,7 +463,7 @@ extern "C" convt3d_status convt3d__dgrad_sm90_ready(const convt3d__plan *plan, c
     using namespace convt3d_cuda;
     DgradShape s;
     dgrad_shape(plan, &s);
-    return dgrad_instance(s.dense, [&](auto tile) {
+    return dense_instance<false>(s.dense, [&](auto tile) {
         typedef decltype(tile) C;
         typedef typename CellKind<C::Kind>::Element Element;
         convt3d_status status = convt3d__load_kernel(error, plan, dense_kernel<C>, DENSE_SHARED);
@@ -499,7 +483,7 @@ extern "C" convt3d_status convt3d__dgrad_sm90_run(const convt3d__plan *plan, con
     convt3d_status status = convt3d__check_device(plan, error);
     if (status != CONVT3D_OK) return status;
     dgrad_shape(plan, &s);
-    return dgrad_instance(s.dense, [&](auto tile) { return dgrad_run<decltype(tile)>(plan, io, s, error); });
+    return dense_instance<false>(s.dense, [&](auto tile) { return dgrad_run<decltype(tile)>(plan, io, s, error); });
 }
 
 #endif
