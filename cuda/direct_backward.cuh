@@ -476,7 +476,7 @@ extern "C" convt3d_status convt3d__direct_dw_run(const convt3d__plan *plan, cons
         convt3d_status done = CONVT3D_OK;
         if (io->dbias)
             done = convt3d__launch(error, wgrad_scan_kernel<T>, dim3((unsigned)(l.bias_parts * bias.tiles)), threads, 0,
-                                   io->stream, GuessProblem(), GuessProblem(), 0, 0, bias);
+                                   io->stream, GuessProblem(), GuessProblem(), 0, 0, bias, nullptr, 0);
         if (io->dw && done == CONVT3D_OK)
             done = direct_dw_instance<T>(plan, [&](auto kernel) {
                 return convt3d__launch(error, kernel, dim3((unsigned)blocks), threads, 0, io->stream, p);

@@ -13,7 +13,7 @@
 
 namespace convt3d_cuda {
 
-enum { PHASE_MOST_STRIDE = 16, PHASE_MOST_TAPS = 400, PHASE_ROWS = 4 };
+enum { PHASE_MOST_STRIDE = 16, PHASE_MOST_TAPS = 400, PHASE_ROWS = 4, ROUGH_POSITIONS = 1024 };
 
 // Where the taps of a problem meet dy.
 struct PhaseShape {
@@ -118,6 +118,7 @@ struct PhaseProblem {
     uint32_t limit;         // COPY_16: exponent bits from which on a value is not finite, 0: not looked for
     uint8_t residue[3][PHASE_MOST_STRIDE];
     float *sums;            // [row along d, h and cells][block of positions][channel of a cell]: for dbias, or null
+    int *rough;             // [position / ROUGH_POSITIONS]: set where a high half alone has too few digits, or null
 };
 
 // Blocks of threads that planes take.
@@ -159,6 +160,19 @@ __device__ __forceinline__ bool cell_not_finite(const uint32_t (&cell)[4], uint3
     return max(most >> 16, most & 0xffffu) >= limit;
 }
 
+// Whether the high half of any of a cell's values, where these are not zero, is no normal number: then it has fewer
+// digits than tf32.
+__device__ __forceinline__ bool cell_is_rough(const uint32_t (&high)[4], const uint32_t (&low)[4])
+{
+    uint32_t any = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint32_t below = ~((high[i] & 0x7c007c00u) + 0x7c007c00u) & 0x80008000u;      // exponents that are zero
+        any |= (below >> 15) * 0xffffu & ((high[i] & 0x03ff03ffu) | (low[i] & 0x7fff7fffu));
+    }
+    return any != 0;
+}
+
 // Position of a thread, and of what it reads along d and h.
 struct PhasePlace {
     int flat, n, d, h, w;       // d, h: in the tensor; w: position
@@ -186,6 +200,7 @@ __device__ __forceinline__ void phase_store(const PhaseProblem &p, int64_t row, 
     enum { Parts = CellKind<Kind>::Parts };
     alignas(16) uint32_t high[4], low[4];
     cell_operands<Kind>(v, exponent, beyond, high, low);
+    if (Kind == SPLIT_F16 && p.rough && cell_is_rough(high, low)) p.rough[flat / ROUGH_POSITIONS] = 1;
     if (Kind == COPY_16 && p.limit != 0 && beyond && cell_not_finite(high, p.limit)) *beyond = 1;
     uint4 *out = p.base.planes + ((row - cell % p.pair) * Parts + cell % p.pair) * p.base.pitch + flat;
     *out = *(const uint4 *)high;

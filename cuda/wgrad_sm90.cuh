@@ -10,7 +10,9 @@
 //           warpgroups multiply T entries each. The sum over positions is cut into pieces, as the shape says; what they
 //           give is merged in order, in double. dbias is summed with dy's planes where these hold all of it.
 // f32       three f16 products of scaled halves (split.cuh), added to f32 registers after every 64 positions, with the
-//           scale of their sample. CONVT3D_TF32 is served the same way. f16, bf16: one product.
+//           scale of their sample. CONVT3D_TF32: the product of the high halves alone, which have tf32's digits but for
+//           values 2^28 times smaller than the largest of their sample; stages near such a value, which the pass that
+//           makes planes marks, take all three. f16, bf16: one product.
 // Groups    few channels a group: rows may hold several groups (a super-group), of whose products with the columns of
 //           all of them the pairs that belong together are kept.
 // NaN, inf  and samples whose scales lie more than 2^100 apart: dw is summed by wgrad_merge_kernel, from x and dy.
@@ -35,12 +37,13 @@ CONVT3D__HIDDEN convt3d_status convt3d__wgrad_sm90_ready(const convt3d__plan *pl
 
 namespace convt3d_cuda {
 
-enum { WGRAD_SPLIT = 0, WGRAD_F16 = 1, WGRAD_BF16 = 2 };
+enum { WGRAD_SPLIT = 0, WGRAD_F16 = 1, WGRAD_BF16 = 2, WGRAD_TF32 = 3 };
 enum { WGRAD_THREADS = 384, WGRAD_SHARED = 220 * 1024, WGRAD_MOST_STAGES = 6, WGRAD_HEAD = 512, WGRAD_SPREAD = 100 };
 enum { WGRAD_MOST_W = 128 };        // taps along w
 
 template <int Mode> struct WgradMode;
 template <> struct WgradMode<WGRAD_SPLIT> { typedef float T; typedef __half Operand; enum { Kind = SPLIT_F16 }; };
+template <> struct WgradMode<WGRAD_TF32> { typedef float T; typedef __half Operand; enum { Kind = SPLIT_F16 }; };
 template <> struct WgradMode<WGRAD_F16> { typedef __half T, Operand; enum { Kind = COPY_16 }; };
 template <> struct WgradMode<WGRAD_BF16> { typedef __nv_bfloat16 T, Operand; enum { Kind = COPY_16 }; };
 
@@ -50,7 +53,8 @@ template <int Mode_, int NB_, int T_> struct WgradTile {
     typedef typename WgradMode<Mode_>::Operand Operand;
     static constexpr int Mode = Mode_, NB = NB_, T = T_, Kind = WgradMode<Mode_>::Kind;
     static constexpr int Parts = CellKind<Kind>::Parts, Cells = NB / 8;
-    static constexpr int K = Mode_ == WGRAD_SPLIT ? 64 : 128;               // positions of a stage
+    static constexpr bool Split = Kind == SPLIT_F16, Tf32 = Mode_ == WGRAD_TF32;
+    static constexpr int K = Split ? 64 : 128;                              // positions of a stage
     static constexpr int Ping = T_ * NB_ / 2 + 2 * NB_ <= 192 ? 2 : 1;      // accumulators of a split, by registers
     static constexpr int XCells = Parts * 8 * K;                            // of a stage
 };
@@ -58,8 +62,10 @@ template <int Mode_, int NB_, int T_> struct WgradTile {
 struct WgradProblem {
     const uint4 *x, *dy;
     const int *x_exponent, *y_exponent;     // of each sample, for a split
+    const int *x_rough, *y_rough;           // of PhaseProblem
     float *partial;                         // [piece][unit][entry][64][NB]
     int batch, x_pitch, y_pitch, sample;    // positions: of a row of planes, of a sample
+    int reach;                              // the last position of dy that a stage meets, from its first
     int chunks, piece;                      // stages of all samples; of a piece
     int units, m_blocks, tile_entries;      // of a super-group: blocks of input channels, of entries
     int entries, rows;                      // of a super-group; taps along d and h
@@ -166,26 +172,45 @@ __device__ __forceinline__ int wgrad_position(const WgradProblem &p, int chunk, 
     return *n * p.sample + (int)rest * k;
 }
 
+// Whether high halves alone do not do for a stage; the same in all threads of the warp.
+__device__ __forceinline__ bool wgrad_is_rough(const WgradProblem &p, int position, int positions)
+{
+    const int x_first = max(0, p.x_lead + position - p.stack * p.step) / ROUGH_POSITIONS;
+    const int y_first = position / ROUGH_POSITIONS, lane = threadIdx.x % 32;
+    const int x_last = min(p.x_pitch - 1, p.x_lead + position + positions) / ROUGH_POSITIONS;
+    const int y_last = min(p.y_pitch - 1, position + p.reach) / ROUGH_POSITIONS;
+    int any = 0;
+    for (int i = x_first + lane; i <= x_last; i += 32) any |= __ldg(p.x_rough + i);
+    for (int i = y_first + lane; i <= y_last; i += 32) any |= __ldg(p.y_rough + i);
+    return __any_sync(0xffffffffu, any != 0);
+}
+
 // Four warps: rows of x and of all segments, shared out over warps first, since a warp's copies go one after another.
+// rough: of each stage, whether low halves come as well.
 template <class C>
 __device__ __forceinline__ void wgrad_load(const WgradProblem &p, const WgradUnit &unit, const WgradTable &t,
-                                           uint32_t shared, uint32_t full, uint32_t empty, int begin, int end)
+                                           int *rough, uint32_t shared, uint32_t full, uint32_t empty, int begin,
+                                           int end)
 {
-    const int worker = threadIdx.x % 32 * 4 + threadIdx.x % 128 / 32, x_rows = C::Parts * unit.x_cells * p.stack;
+    const int worker = threadIdx.x % 32 * 4 + threadIdx.x % 128 / 32, x_rows = unit.x_cells * p.stack;
     const int stage_cells = C::XCells + p.segments * C::Parts * C::Cells * p.pitch;
     const int width = p.stack > 1 ? p.x_super : 8;                      // of a copy of x
-    const uint32_t bytes = (uint32_t)(x_rows * C::K + C::Parts * t.rows * p.pitch) * 16;
+    const uint32_t bytes = (uint32_t)(x_rows * C::K + t.rows * p.pitch) * 16;      // of a part
     int stage = 0, n;
     uint32_t parity = 1;
     for (int chunk = begin; chunk < end; chunk++) {
         const int position = wgrad_position(p, chunk, C::K, &n);
         const uint32_t base = shared + (uint32_t)(stage * stage_cells) * 16, barrier = full + stage * 8;
+        const bool all = !C::Tf32 || wgrad_is_rough(p, position, C::K);
         barrier_wait(empty + stage * 8, parity);
-        if (worker == 0) barrier_expect(barrier, bytes);
+        if (worker == 0) {
+            if (C::Tf32) rough[stage] = all;
+            barrier_expect(barrier, all ? C::Parts * bytes : bytes);
+        }
         __syncwarp();
         if (worker < C::Parts * width * p.stack) {
             int part = worker % C::Parts, row = worker / C::Parts, behind = row / width, cell = row % width;
-            if (cell < unit.x_cells)
+            if (cell < unit.x_cells && (all || part == 0))
                 bulk_load(base + (uint32_t)((part * 8 + row) * C::K) * 16,
                           p.x + (int64_t)((unit.x_cell + cell) * C::Parts + part) * p.x_pitch + p.x_lead + position -
                               behind * p.step, C::K * 16, barrier);
@@ -194,7 +219,7 @@ __device__ __forceinline__ void wgrad_load(const WgradProblem &p, const WgradUni
             int s = i / (C::Parts * C::Cells), row = i % (C::Parts * C::Cells);
             int part = C::Parts == 2 ? 1 - row / C::Cells : 0;          // low halves first
             int64_t from = t.row[s * 8 + row % C::Cells];
-            if (from >= 0)
+            if (from >= 0 && (all || part == 0))
                 bulk_load(base + (uint32_t)(C::XCells + i * p.pitch) * 16,
                           p.dy + (from + (int64_t)part * p.y_pitch + position), (uint32_t)p.pitch * 16, barrier);
         }
@@ -232,6 +257,31 @@ __device__ __forceinline__ void wgrad_split(float (&sum)[C::T][C::NB / 2], uint6
     }
 }
 
+// Of high halves alone.
+template <class C>
+__device__ __forceinline__ void wgrad_high(float (&sum)[C::T][C::NB / 2], uint64_t a, uint64_t b,
+                                           const int (&offset)[C::T], float scale)
+{
+    float accumulator[2][C::NB / 2];
+#pragma unroll
+    for (int i = 0; i < C::T + 1; i++) {
+        if (i < C::T) {
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < C::K / 16; k++)
+                WgmmaOuter<__half, C::NB>::multiply(accumulator[i % 2], wgmma_advance(a, k * 16),
+                                                    wgmma_advance(b, offset[i] + k * 16), k > 0);
+            wgmma_commit();
+        }
+        if (i == 0) continue;
+        if (i < C::T) wgmma_wait<1>(); else wgmma_wait<0>();
+        float (&from)[C::NB / 2] = accumulator[(i - 1) % 2];
+        wgmma_pin(from);
+#pragma unroll
+        for (int c = 0; c < C::NB / 2; c++) sum[i - 1][c] = fmaf(from[c], scale, sum[i - 1][c]);
+    }
+}
+
 template <class C>
 __device__ __forceinline__ void wgrad_single(float (&sum)[C::T][C::NB / 2], uint64_t a, uint64_t b,
                                              const int (&offset)[C::T])
@@ -251,8 +301,9 @@ __device__ __forceinline__ void wgrad_single(float (&sum)[C::T][C::NB / 2], uint
 
 // Both warpgroups: the stages of a piece, then its sums to the workspace. least: of the samples' exponents.
 template <class C>
-__device__ __forceinline__ void wgrad_consume(const WgradProblem &p, const WgradTable &t, uint32_t shared,
-                                              uint32_t full, uint32_t empty, int begin, int end, int least)
+__device__ __forceinline__ void wgrad_consume(const WgradProblem &p, const WgradTable &t, const int *rough,
+                                              uint32_t shared, uint32_t full, uint32_t empty, int begin, int end,
+                                              int least)
 {
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), lane = threadIdx.x % 32;
     const int stage_cells = C::XCells + p.segments * C::Parts * C::Cells * p.pitch;
@@ -265,14 +316,17 @@ __device__ __forceinline__ void wgrad_consume(const WgradProblem &p, const Wgrad
 #pragma unroll 1
     for (int chunk = begin; chunk < end; chunk++) {
         wgrad_position(p, chunk, C::K, &now);
-        if (C::Mode == WGRAD_SPLIT && now != n) {
+        if (C::Split && now != n) {
             n = now;
             scale = power_of_two(max(-126, least - usable_exponent(p.x_exponent[n]) -
                                            usable_exponent(p.y_exponent[n])));
         }
         barrier_wait(full + stage * 8, parity);
         const uint64_t a = wgmma_advance(a0, stage * stage_cells), b = wgmma_advance(b0, stage * stage_cells);
-        if constexpr (C::Mode == WGRAD_SPLIT) wgrad_split<C>(sum, a, b, C::Cells * p.pitch, offset, scale);
+        if constexpr (C::Tf32) {
+            if (__shfl_sync(0xffffffffu, rough[stage], 0)) wgrad_split<C>(sum, a, b, C::Cells * p.pitch, offset, scale);
+            else wgrad_high<C>(sum, a, wgmma_advance(b, C::Cells * p.pitch), offset, scale);
+        } else if constexpr (C::Split) wgrad_split<C>(sum, a, b, C::Cells * p.pitch, offset, scale);
         else wgrad_single<C>(sum, a, b, offset);
         if (lane == 0) barrier_arrive(empty + stage * 8);
         if (++stage == p.stages) { stage = 0;  parity ^= 1; }
@@ -284,7 +338,7 @@ __device__ __forceinline__ void wgrad_consume(const WgradProblem &p, const Wgrad
 #pragma unroll
         for (int c = 0; c < C::NB / 2; c += 2) {
             float2 v = make_float2(sum[i][c], sum[i][c + 1]);
-            if (C::Mode == WGRAD_SPLIT) v = make_float2(scale_result(v.x, -least), scale_result(v.y, -least));
+            if (C::Split) v = make_float2(scale_result(v.x, -least), scale_result(v.y, -least));
             *(float2 *)(out + (i * 64 + c / 2 % 2 * 8) * C::NB + c / 4 * 8) = v;
         }
 }
@@ -308,7 +362,7 @@ __global__ void __launch_bounds__(WGRAD_THREADS, 1) wgrad_kernel(const __grid_co
 #if CONVT3D__SM90A
     extern __shared__ __align__(128) unsigned char wgrad_shared[];
     __shared__ WgradTable table;
-    __shared__ int least_shared;
+    __shared__ int least_shared, rough[WGRAD_MOST_STAGES];
     const uint32_t shared = (uint32_t)__cvta_generic_to_shared(wgrad_shared), full = shared, empty = shared + 64;
     const WgradUnit unit(p, blockIdx.x % p.units);
     const int begin = blockIdx.x / p.units * p.piece, end = min(p.chunks, begin + p.piece);
@@ -325,10 +379,10 @@ __global__ void __launch_bounds__(WGRAD_THREADS, 1) wgrad_kernel(const __grid_co
     const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
     if (warp >= 8) {
         give_registers<24>();
-        wgrad_load<C>(p, unit, table, shared + WGRAD_HEAD, full, empty, begin, end);
+        wgrad_load<C>(p, unit, table, rough, shared + WGRAD_HEAD, full, empty, begin, end);
     } else {
         take_registers<240>();
-        wgrad_consume<C>(p, table, shared + WGRAD_HEAD, full, empty, begin, end, least);
+        wgrad_consume<C>(p, table, rough, shared + WGRAD_HEAD, full, empty, begin, end, least);
     }
 #endif
 }
@@ -382,9 +436,10 @@ template <class T> __device__ __forceinline__ void wgrad_bias_block(const WgradB
 template <class T>
 __global__ void __launch_bounds__(SPLIT_THREADS)
 wgrad_scan_kernel(const __grid_constant__ GuessProblem x, const __grid_constant__ GuessProblem dy, int x_blocks,
-                  int y_blocks, const __grid_constant__ WgradBias bias)
+                  int y_blocks, const __grid_constant__ WgradBias bias, int *rough, int rough_count)
 {
     const int block = (int)blockIdx.x;
+    for (int i = block * SPLIT_THREADS + threadIdx.x; i < rough_count; i += gridDim.x * SPLIT_THREADS) rough[i] = 0;
     if (block >= x_blocks + y_blocks) return wgrad_bias_block<T>(bias, block - x_blocks - y_blocks);
     const GuessProblem &p = block < x_blocks ? x : dy;
     if (p.count > 0) return guess_block(p, block < x_blocks ? block : block - x_blocks);
@@ -562,7 +617,8 @@ struct WgradShape {
 
 static int wgrad_mode(const convt3d_desc &d)
 {
-    return d.dtype == CONVT3D_F16 ? WGRAD_F16 : d.dtype == CONVT3D_BF16 ? WGRAD_BF16 : WGRAD_SPLIT;
+    return d.dtype == CONVT3D_F16 ? WGRAD_F16 : d.dtype == CONVT3D_BF16 ? WGRAD_BF16
+                                  : d.math == CONVT3D_TF32 ? WGRAD_TF32 : WGRAD_SPLIT;
 }
 
 // The instances, and the entries of a warpgroup that each may have.
@@ -583,6 +639,7 @@ template <class Act> auto wgrad_instance(const WgradShape &s, Act act)
 #ifndef CONVT3D__WGRAD_SPLIT_ALONE
     if (s.mode == WGRAD_F16) return wgrad_with_block<WGRAD_F16>(s, act);
     if (s.mode == WGRAD_BF16) return wgrad_with_block<WGRAD_BF16>(s, act);
+    if (s.mode == WGRAD_TF32) return wgrad_with_block<WGRAD_TF32>(s, act);
 #endif
     return wgrad_with_block<WGRAD_SPLIT>(s, act);
 }
@@ -637,6 +694,7 @@ static double wgrad_cycles(int mode, int nb, int t, int k, double cells)
 {
     auto one = [](double n) { return n / 2 > 16 + n / 4 ? n / 2 : 16 + n / 4; };
     double step = mode == WGRAD_SPLIT ? one(2 * nb) + one(nb) : one(nb);
+    if (mode == WGRAD_TF32) cells /= 2;
     return convt3d__max(1, (int64_t)(step * 2 * t * k / 16 + 100 > cells * 16 / 24 ? step * 2 * t * k / 16 + 100
                                                                                    : cells * 16 / 24));
 }
@@ -699,8 +757,9 @@ static const char *wgrad_shape(const convt3d__plan *plan, WgradShape *s, double 
     const char *why = phase_shape(plan, &s->phases);
     if (*why) return why;
     s->mode = wgrad_mode(d);
-    s->k = s->mode == WGRAD_SPLIT ? 64 : 128;
-    s->parts = s->mode == WGRAD_SPLIT ? 2 : 1;
+    const bool split = s->mode == WGRAD_SPLIT || s->mode == WGRAD_TF32;
+    s->k = split ? 64 : 128;
+    s->parts = split ? 2 : 1;
     if (plan->in_group > 65536 || plan->out_group > 65536 || d.groups > 65536 || plan->w_count > INT32_MAX)
         return "too many channels";
     s->x_cells_group = (int)convt3d__ceil_div(plan->in_group, 8);
@@ -727,8 +786,8 @@ static const char *wgrad_shape(const convt3d__plan *plan, WgradShape *s, double 
 }
 
 struct WgradLayout {
-    int64_t dy, x_exponent, y_exponent, x_beyond, y_beyond, x_guess, y_guess, bias, sums, partial, bytes;
-    int64_t bias_part, bias_parts;
+    int64_t dy, x_exponent, y_exponent, x_beyond, y_beyond, x_guess, y_guess, bias, sums, x_rough, y_rough, partial;
+    int64_t bias_part, bias_parts, bytes;
 };
 
 static int64_t wgrad_round(int64_t bytes) { return (bytes + 255) / 256 * 256; }
@@ -754,8 +813,10 @@ static WgradLayout wgrad_layout(const convt3d__plan *plan, const WgradShape &s)
     l.bias_part = convt3d__max(l.bias_part, convt3d__ceil_div(positions, 1024));
     l.bias_parts = convt3d__ceil_div(positions, l.bias_part);
     l.sums = wgrad_round(l.bias + l.bias_parts * d.out_channels * 8);
-    l.partial = wgrad_round(l.sums + s.phases.count[0] * s.phases.count[1] * s.y_cells *
+    l.x_rough = wgrad_round(l.sums + s.phases.count[0] * s.phases.count[1] * s.y_cells *
                                          convt3d__ceil_div(s.y_pitch, SPLIT_THREADS) * 32);
+    l.y_rough = l.x_rough + convt3d__ceil_div(s.x_pitch, ROUGH_POSITIONS) * 4;
+    l.partial = wgrad_round(l.y_rough + convt3d__ceil_div(s.y_pitch, ROUGH_POSITIONS) * 4);
     l.bytes = l.partial + (int64_t)s.pieces * s.units * 2 * s.t * 64 * s.nb * 4;
     return l;
 }
@@ -782,12 +843,15 @@ static WgradProblem wgrad_problem(const convt3d__plan *plan, const convt3d_io *i
                                   const WgradLayout &l)
 {
     const char *workspace = (const char *)io->workspace;
-    const bool split = s.mode == WGRAD_SPLIT;
+    const bool split = s.parts == 2;
     WgradProblem p = {};
     p.x = (const uint4 *)workspace;
     p.dy = (const uint4 *)(workspace + l.dy);
     p.x_exponent = split ? (const int *)(workspace + l.x_exponent) : nullptr;
     p.y_exponent = split ? (const int *)(workspace + l.y_exponent) : nullptr;
+    p.x_rough = (const int *)(workspace + l.x_rough);
+    p.y_rough = (const int *)(workspace + l.y_rough);
+    p.reach = (int)s.phases.reach + s.pitch;
     p.partial = (float *)((char *)io->workspace + l.partial);
     p.batch = (int)plan->desc.batch;
     p.x_pitch = (int)s.x_pitch;  p.y_pitch = (int)s.y_pitch;  p.sample = (int)s.sample;
@@ -812,7 +876,7 @@ static WgradMerge wgrad_merge(const convt3d__plan *plan, const convt3d_io *io, c
 {
     const convt3d_desc &d = plan->desc;
     const char *workspace = (const char *)io->workspace;
-    const bool split = s.mode == WGRAD_SPLIT;
+    const bool split = s.parts == 2;
     WgradMerge p = {};
     p.partial = (const float *)(workspace + l.partial);
     p.bias_sums = (const double *)(workspace + l.bias);
@@ -873,7 +937,7 @@ convt3d_status wgrad_run(const convt3d__plan *plan, const convt3d_io *io, const 
     const int64_t out[3] = {plan->axis[0].out, plan->axis[1].out, plan->axis[2].out};
     const WgradLayout l = wgrad_layout(plan, s);
     char *workspace = (char *)io->workspace;
-    const bool split = C::Mode == WGRAD_SPLIT, dw = io->dw != nullptr;
+    const bool split = C::Split, dw = io->dw != nullptr;
     const dim3 threads(SPLIT_THREADS);
     PhaseProblem x, dy;
     wgrad_tensors<C::Kind>(plan, io, s, l, out, &x, &dy);
@@ -886,11 +950,16 @@ convt3d_status wgrad_run(const convt3d__plan *plan, const convt3d_io *io, const 
     const int y_scan = dw ? (int)plan->desc.batch * guess_dy.blocks : 0;
     const bool with_planes = dw && io->dbias && phase_covers(plan, s.phases);   // dbias is summed with dy's planes
     if (with_planes) dy.sums = (float *)(workspace + l.sums);
+    if (C::Tf32) {
+        x.rough = (int *)(workspace + l.x_rough);
+        dy.rough = (int *)(workspace + l.y_rough);
+    }
     const int64_t scan = x_scan + y_scan + (io->dbias && !with_planes ? l.bias_parts * bias.tiles : 0);
     convt3d_status status = CONVT3D_OK;
     if (scan > 0)
         status = convt3d__launch(error, wgrad_scan_kernel<T>, dim3((unsigned)scan), threads, 0, io->stream, guess_x,
-                                 guess_dy, x_scan, y_scan, bias);
+                                 guess_dy, x_scan, y_scan, bias, x.rough,
+                                 C::Tf32 && dw ? (int)(l.partial - l.x_rough) / 4 : 0);
     if (dw && status == CONVT3D_OK)
         status = convt3d__launch(error, wgrad_planes_kernel<C::Kind>,
                                  dim3((unsigned)(phase_blocks(x) + phase_blocks(dy))), threads, 0, io->stream, x, dy,
