@@ -585,8 +585,9 @@ typedef struct convt3d__backend {
     int32_t fuses;                      /* CONVT3D__FUSES_... */
 } convt3d__backend;
 
-/* LIST: it applies the entries before the first normalisation; WIDE: plan->stored may differ from desc.dtype. */
-enum { CONVT3D__FUSES_LIST = 1, CONVT3D__FUSES_WIDE = 2 };
+/* LIST: it applies the entries before the first normalisation; WIDE: plan->stored may differ from desc.dtype; JOINT: of
+ * the rows of one name for dx and dw: run() of either makes all that the plan's pass says, from one reading of dy. */
+enum { CONVT3D__FUSES_LIST = 1, CONVT3D__FUSES_WIDE = 2, CONVT3D__JOINT = 4 };
 
 #ifdef CONVT3D_CPU_FAST
 extern CONVT3D__HIDDEN const convt3d__backend convt3d__cpu_backends[];
@@ -3259,11 +3260,20 @@ static convt3d_status convt3d__run(const convt3d__plan *p, const convt3d_io *io,
     return status;
 }
 
+/* Whether one kernel makes both dx and dw of the plan, and both are wanted. */
+static int convt3d__is_joint(const convt3d__plan *p, const convt3d_io *io)
+{
+    if (!io->dx || p->x_count == 0 || !(io->dw || io->dbias)) return 0;
+    return (convt3d__backend_at(p->row)->fuses & CONVT3D__JOINT) &&
+           strcmp(convt3d__backend_at(p->row)->name, convt3d__backend_at(p->weights.row)->name) == 0;
+}
+
 /* The list first, then dx and dw from what it leaves. */
 static convt3d_status convt3d__run_backward(const convt3d__plan *p, const convt3d_io *io, convt3d_error *error)
 {
     convt3d__plan part;
     convt3d_io to = *io;
+    int joint;
     convt3d_status status = convt3d__check_backward_io(p, io, error);
     void *g = p->stage > 0 && (io->dx || io->dw || io->dbias) ? convt3d__workspace_part(p, io->workspace, 1) : NULL;
     if (status != CONVT3D_OK) return status;
@@ -3275,11 +3285,13 @@ static convt3d_status convt3d__run_backward(const convt3d__plan *p, const convt3
         convt3d__list_backward(p, io, g);
         to.dy = g;
     }
+    joint = convt3d__is_joint(p, io);
     if (status == CONVT3D_OK && io->dx && p->x_count > 0) {
         convt3d__back_part_plan(p, CONVT3D_BACKWARD_X, &part);
+        if (joint) part.pass |= CONVT3D_BACKWARD_W;
         status = convt3d__run_kernel(&part, &to, error);
     }
-    if (status == CONVT3D_OK && (io->dw || io->dbias)) {
+    if (status == CONVT3D_OK && (io->dw || io->dbias) && !joint) {
         convt3d__back_part_plan(p, CONVT3D_BACKWARD_W, &part);
         status = convt3d__run_kernel(&part, &to, error);
     }

@@ -13,9 +13,11 @@
 //   dense_sm90.cuh   dense convolution of any stride as an implicit GEMM on wgmma: dense_tile.cuh its tiles, dense_store.cuh
 //                    results to y, dense_pack.cuh operands, dense_host.cuh launches; fill.cuh outputs that no tap reaches
 //   phases.cuh       backward: dy taken apart into phases of unit stride; dgrad_sm90.cuh dx from them on sm90_dense,
-//                    wgrad_sm90.cuh dw and dbias on wgmma; direct_backward.cuh both by multiply-adds, for few channels
+//                    wgrad_sm90.cuh dw and dbias on wgmma; direct_backward.cuh both by multiply-adds, for few channels,
+//                    walk_backward.cuh for few channels and stride 2, row by row
 //   nonoverlap.cuh   kernel <= stride as a GEMM on mma.sync; mma.cuh its instructions, nonoverlap_f64.cuh its f64
 //   nonoverlap_sm90.cuh  kernel == stride as a GEMM on wgmma; divisor.cuh division by what is fixed at launch
+//   nonoverlap_backward.cuh  its dx, dw and dbias from one reading of dy
 //   depthwise.cuh    few output channels a group: multiply-adds from windows of x; halo.cuh its and direct.cuh's tiles
 //   direct.cuh       multiply-adds from a register tile: any geometry, f64, few channels
 //   dense_sm80.cuh   implicit GEMM on mma.sync from planar tiles of x: groups, few channels, f64, any geometry
@@ -63,6 +65,8 @@
 #include "dgrad_sm90.cuh"
 #include "wgrad_sm90.cuh"
 #include "direct_backward.cuh"
+#include "walk_backward.cuh"
+#include "nonoverlap_backward.cuh"
 #include "nonoverlap.cuh"
 #include "nonoverlap_sm90.cuh"
 #include "depthwise.cuh"
@@ -113,6 +117,12 @@ extern "C" const convt3d__backend convt3d__cuda_backends[] = {
     {"cuda_generic", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 1, convt3d__generic_refuses, convt3d__generic_cost,
      convt3d__generic_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__generic_run,
      convt3d__generic_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
+    {"sm90_nonoverlap", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_X, 0, convt3d__patch_dx_refuses, convt3d__patch_cost,
+     convt3d__patch_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__patch_run,
+     convt3d__patch_ready, CONVT3D__JOINT},
+    {"sm90_nonoverlap", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_W, 0, convt3d__patch_dw_refuses, convt3d__patch_cost,
+     convt3d__patch_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__patch_run,
+     convt3d__patch_ready, CONVT3D__JOINT},
     {"sm90_dgrad", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_X, 0, convt3d__dgrad_sm90_refuses, convt3d__dgrad_sm90_cost,
      convt3d__dgrad_sm90_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__dgrad_sm90_run,
      convt3d__dgrad_sm90_ready, 0},
@@ -125,6 +135,12 @@ extern "C" const convt3d__backend convt3d__cuda_backends[] = {
     {"cuda_wgrad", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_W, 0, convt3d__direct_dw_refuses, convt3d__direct_dw_cost,
      convt3d__direct_dw_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__direct_dw_run,
      convt3d__direct_dw_ready, 0},
+    {"cuda_walk", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_X, 0, convt3d__walk_dx_refuses, convt3d__walk_dx_cost,
+     convt3d__walk_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__walk_run,
+     convt3d__walk_ready, CONVT3D__JOINT},
+    {"cuda_walk", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_W, 0, convt3d__walk_dw_refuses, convt3d__walk_dw_cost,
+     convt3d__walk_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__walk_run,
+     convt3d__walk_ready, CONVT3D__JOINT},
     {"cuda_generic", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_X, 0, convt3d__generic_refuses, convt3d__generic_dx_cost,
      convt3d__generic_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__generic_dx_run,
      convt3d__generic_dx_ready, 0},

@@ -18,7 +18,8 @@ static const struct { const char *kernel; int32_t pass; int least; } must_accept
     {"avx512", W, 800}, {"avx2", W, 800}, {"neon", W, 800}, {"portable", W, 800},
     {"cuda_generic", X, SHAPES_COUNT * 8}, {"cuda_generic", W, SHAPES_COUNT * 8},
     {"cuda_flipped", X, 152}, {"sm90_dgrad", X, 608}, {"sm90_wgrad", W, 736}, {"cuda_dgrad", X, 778},
-    {"cuda_wgrad", W, 480},
+    {"cuda_wgrad", W, 480}, {"sm90_nonoverlap", X, 58}, {"sm90_nonoverlap", W, 72},
+    {"cuda_walk", X, 157}, {"cuda_walk", W, 32},
 };
 
 typedef struct tally {
@@ -99,6 +100,26 @@ static check_request request_of(const convt3d_desc *d, int variant, int exact, u
     return r;
 }
 
+/* kernel == stride on all axes, some of whole cells of 16 bytes: several tiles, slices and blocks of channels. */
+static convt3d_desc kernel_is_stride(int i)
+{
+    static const int64_t sizes[8][3] = {{2, 3, 8}, {4, 4, 16}, {1, 2, 24}, {3, 8, 12}, {2, 2, 64}, {4, 5, 6},
+                                        {1, 5, 40}, {6, 12, 16}};
+    static const int64_t kernels_of[5][3] = {{2, 2, 2}, {1, 2, 2}, {2, 4, 4}, {3, 1, 2}, {2, 2, 4}};
+    static const int64_t channels[7][3] = {{8, 4, 1}, {64, 32, 1}, {5, 9, 1}, {24, 12, 2}, {70, 20, 1}, {16, 70, 1},
+                                           {130, 6, 1}};
+    convt3d_desc d;
+    memset(&d, 0, sizeof d);
+    d.batch = 1 + i % 2;
+    d.in_channels = channels[i % 7][0];
+    d.out_channels = channels[i % 7][1];
+    d.groups = channels[i % 7][2];
+    memcpy(d.in_size, sizes[(i / 2 + i) % 8], sizeof d.in_size);
+    memcpy(d.kernel, kernels_of[i / 3 % 5], sizeof d.kernel);
+    memcpy(d.stride, d.kernel, sizeof d.stride);
+    return d;
+}
+
 /* ---- every kernel, by force ---- */
 
 static void run_kernel(backward_run *run, tally *t)
@@ -175,6 +196,13 @@ static void test_random(void)
         run_kernels(&r, CHECK_FULL_PRODUCTS);
     }
     report("random problems", 0);
+    for (i = 0; i < 140; i++) {
+        const convt3d_desc d = kernel_is_stride(i);
+        check_request r = request_of(&d, i % 5 == 4 && device == CONVT3D_DEVICE_CUDA ? 8 : i % 5 % 4, i / 5 % 2,
+                                     6000 + (uint64_t)i);
+        run_kernels(&r, 20e6);
+    }
+    report("problems where kernel == stride", 0);
 }
 
 /* Longer sums, in all kinds of data: K = 1728 for dx, 4096 for dw, whose blocks are then full and more than one. */
@@ -367,11 +395,12 @@ static void test_same_bits(void)
     int i, k;
     for (k = 0; k < kernel_count; k++) {
         int threads = 1, batch = 1, tried = 0;
-        for (i = 0; i < 24; i++) {
-            convt3d_desc d = i < 6 ? common_desc(12, 20, 13, 3, 1 + i % 2, 1) : shapes_random(600 + (uint64_t)i);
+        for (i = 0; i < 30; i++) {
+            convt3d_desc d = i < 6 ? common_desc(12, 20, 13, 3, 1 + i % 2, 1)
+                           : i < 24 ? shapes_random(600 + (uint64_t)i) : kernel_is_stride(3 * i);
             check_request r;
             if (i < 6) d.batch = 2;
-            r = request_of(&d, i % 8, 0, (uint64_t)i);
+            r = request_of(&d, i < 24 ? i % 8 : i % 4, 0, (uint64_t)i);
             if (!takes(&r, &kernels[k])) continue;
             tried++;
             threads &= same_for_threads(&r, kernels[k].name, kernels[k].pass);
@@ -466,9 +495,9 @@ static void test_special(void)
         const int other = kernels[k].pass == X ? CHECK_W : CHECK_X;
         const char *of = kernels[k].pass == X ? "dx" : "dw";
         int tried = 0, nan = 1, infinite = 1, zero = 1;
-        for (i = 0; i < 60; i++) {
-            convt3d_desc d = shapes_random(800 + (uint64_t)i);
-            check_request r = request_of(&d, i % 8, 1, (uint64_t)i * 5);
+        for (i = 0; i < 72; i++) {
+            convt3d_desc d = i < 60 ? shapes_random(800 + (uint64_t)i) : kernel_is_stride(i);
+            check_request r = request_of(&d, i < 60 ? i % 8 : i % 4 == 1 ? 8 : i % 4, 1, (uint64_t)i * 5);
             int64_t in[5], out[5];
             sizes_of(&d, in, out);
             memset(r.desc.dy_stride, 0, sizeof r.desc.dy_stride);       /* expanded elements would be many places */
