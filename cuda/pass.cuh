@@ -1,6 +1,7 @@
 // Passes over the output, after any kernel, for the entries of the list that it does not apply itself. One with
 // GROUP_NORM or BATCH_NORM first takes moments of what is stored, and a small kernel settles mean and deviation; the
-// entries before the normalisation are applied in both readings, which costs less than storing what they give.
+// entries before the normalisation are applied in both readings, which costs less than storing what they give. A
+// GROUP_NORM whose sets are small is one kernel, which finishes a set shortly after it has measured it.
 //
 // Idea      Moments (count, mean, sum of squared deviations) merged by Chan's formula in an order that the shape alone
 //           fixes: inside a thread a batch of values at a time, each by two passes over registers around its first
@@ -9,8 +10,10 @@
 //           one lane where voxels lie side by side (NCDHW), up to 32 where channels do (NDHWC); so either layout is read
 //           and written in whole sectors, and the first in accesses of 16 bytes.
 // Requires  nothing. Views whose voxels have one stride throughout (all dense ones) need no division per element.
-// Traffic   reads the stored tensor once, twice with a normalisation, and writes the output once.
-// Measured  one H200: group_norm of 1.07 GB in f32 0.84 ms, 3.85 TB/s.
+// Traffic   reads the stored tensor once, twice with a normalisation, and writes the output once. One kernel finds in
+//           the L2 two fifths of what it reads again.
+// Measured  one H200: group_norm of 322 MB (kb_l2_61) 0.267 ms; by three kernels 0.311 ms (measuring 0.103, finishing
+//           0.203), which is 3.1 TB/s.
 // CONVT3D_CUDA_PART 8; sums.cuh and list_backward.cuh go over tensors in the same way.
 #pragma once
 
@@ -45,7 +48,7 @@ struct Pass {
     int64_t parts, part_voxels, voxels, height, width;
     int64_t from_stride[5], to_stride[5];
     int32_t lanes;                          // power of two, at most 32
-    int32_t normalises;
+    int32_t normalises, multiprocessors;
     int64_t channel_tiles;
 };
 
@@ -160,31 +163,48 @@ __device__ __forceinline__ void load_wide(A (&v)[N], const void *from, const Cur
     for (int i = 0; i < N; i++) v[i] = Number<In>::widen(raw[i]);
 }
 
-// Lot: 4 where from and to are Linear with neighbouring voxels, in whole lots that are aligned, else 1. In: the type read.
+// Merges what the threads of a block found, those `least` apart; shared[i] is right for i < least.
+static __device__ __forceinline__ void merge_block(Moments (&shared)[PASS_THREADS], const Moments &mine, int most,
+                                                   int least)
+{
+    shared[threadIdx.x] = mine;
+    __syncthreads();
+    for (int half = most / 2; half >= least; half /= 2) {
+        if ((int)threadIdx.x < half) shared[threadIdx.x] = merge(shared[threadIdx.x], shared[threadIdx.x + half]);
+        __syncthreads();
+    }
+}
+
+// The moments of a block's voxels, in shared[] by channel. In: the type read.
+template <class T, class In, bool Linear, int Lot, int N>
+__device__ __forceinline__ PassThread<typename PassCursor<Linear>::I>
+measure_block(const Pass &p, const List<T> &before, int64_t block, Moments (&shared)[PASS_THREADS])
+{
+    typedef typename Number<T>::Accumulator A;
+    typedef typename PassCursor<Linear>::I I;
+    PassThread<I> t = pass_thread<I, Lot>(p, block);
+    PassCursor<Linear> at(p, t, p.from_stride);
+    Moments all = {0, 0, 0};
+    for (I q = t.begin; t.inside && q < t.end; q += N / Lot * t.step) {
+        A v[N];
+        load_wide<A, In, N, Lot>(v, p.from, at, q, (I)t.step, t.end);
+        if (before.count > 0) apply_in_pass<Linear, Lot>(before, v, p, t, q);
+        if (q + (N / Lot - 1) * t.step < t.end) all = merge(all, moments_of(v, N));
+        else all = merge(all, moments_of(v, (int)((t.end - q + t.step - 1) / t.step) * Lot));
+    }
+    merge_block(shared, all, PASS_THREADS, p.lanes);
+    return t;
+}
+
+// Lot: 4 where from and to are Linear with neighbouring voxels, in whole lots that are aligned, else 1.
 template <class T, class In, bool Linear, int Lot>
 __global__ void __launch_bounds__(PASS_THREADS) measure_kernel(const __grid_constant__ Pass p,
                                                                const __grid_constant__ List<T> before, int64_t blocks)
 {
-    typedef typename Number<T>::Accumulator A;
-    typedef typename PassCursor<Linear>::I I;
     __shared__ Moments shared[PASS_THREADS];
     for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-        PassThread<I> t = pass_thread<I, Lot>(p, block);
-        PassCursor<Linear> at(p, t, p.from_stride);
-        Moments all = {0, 0, 0};
-        for (I q = t.begin; t.inside && q < t.end; q += PASS_MEASURED / Lot * t.step) {
-            A v[PASS_MEASURED];
-            load_wide<A, In, PASS_MEASURED, Lot>(v, p.from, at, q, (I)t.step, t.end);
-            if (before.count > 0) apply_in_pass<Linear, Lot>(before, v, p, t, q);
-            if (q + (PASS_MEASURED / Lot - 1) * t.step < t.end) all = merge(all, moments_of(v, PASS_MEASURED));
-            else all = merge(all, moments_of(v, (int)((t.end - q + t.step - 1) / t.step) * Lot));
-        }
-        shared[threadIdx.x] = all;
-        __syncthreads();
-        for (int half = PASS_THREADS / 2; half >= p.lanes; half /= 2) {
-            if ((int)threadIdx.x < half) shared[threadIdx.x] = merge(shared[threadIdx.x], shared[threadIdx.x + half]);
-            __syncthreads();
-        }
+        // The last first: the L2 still has it.
+        auto t = measure_block<T, In, Linear, Lot, PASS_MEASURED>(p, before, blocks - 1 - block, shared);
         if (t.slot == 0 && t.inside) p.moments[t.unit * p.channels + t.c] = shared[threadIdx.x];
         __syncthreads();
     }
@@ -230,45 +250,134 @@ template <class A> __global__ void __launch_bounds__(PASS_SETTLE) settle_kernel(
 // (v - mean)*scale + shift of one channel; the mean in two parts, so that its rounding costs nothing.
 template <class A> struct Normal {
     A mean, rest, scale, shift;
-    __device__ Normal(const Pass &p, int64_t n, int64_t c)
+    __device__ Normal(const Pass &p, int64_t c, double found, double rstd)
     {
-        if (!p.normalises) return;
-        int64_t set = p.groups ? n * p.groups + c / (p.channels / p.groups) : c;
-        mean = (A)p.set[2 * set];
-        rest = (A)(p.set[2 * set] - (double)mean);
-        scale = (A)(p.set[2 * set + 1] * (p.scale ? (double)((const A *)p.scale)[c] : 1));
+        mean = (A)found;
+        rest = (A)(found - (double)mean);
+        scale = (A)(rstd * (p.scale ? (double)((const A *)p.scale)[c] : 1));
         shift = p.shift ? ((const A *)p.shift)[c] : A(0);
     }
     __device__ A operator()(A v) const { return ((v - mean) - rest) * scale + shift; }
 };
 
-// Out: the type written.
+// A block's outputs. Out: the type written.
+template <class T, class In, class Out, bool Linear, int Lot, int N>
+__device__ __forceinline__ void finish_block(const Pass &p, const PassLists<T> &lists,
+                                             const PassThread<typename PassCursor<Linear>::I> &t,
+                                             const Normal<typename Number<T>::Accumulator> &normal)
+{
+    typedef typename Number<T>::Accumulator A;
+    typedef typename PassCursor<Linear>::I I;
+    PassCursor<Linear> from(p, t, p.from_stride), to(p, t, p.to_stride);
+    for (I q = t.begin; q < t.end; q += N / Lot * t.step) {
+        A v[N];
+        Out out[N];
+        load_wide<A, In, N, Lot>(v, p.from, from, q, (I)t.step, t.end);
+        if (lists.before.count > 0) apply_in_pass<Linear, Lot>(lists.before, v, p, t, q);
+        if (p.normalises)
+#pragma unroll
+            for (int i = 0; i < N; i++) v[i] = normal(v[i]);
+        if (lists.after.count > 0) apply_in_pass<Linear, Lot>(lists.after, v, p, t, q);
+#pragma unroll
+        for (int i = 0; i < N; i++) out[i] = Number<Out>::round(v[i]);
+        store_lots<Out, N, Lot>(out, p.to, to, q, (I)t.step, t.end);
+    }
+}
+
 template <class T, class In, class Out, bool Linear, int Lot>
 __global__ void __launch_bounds__(PASS_THREADS) finish_kernel(const __grid_constant__ Pass p,
                                                               const __grid_constant__ PassLists<T> lists,
                                                               int64_t blocks)
 {
     typedef typename Number<T>::Accumulator A;
-    typedef typename PassCursor<Linear>::I I;
-    enum { N = PASS_FINISHED };
     for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-        PassThread<I> t = pass_thread<I, Lot>(p, block);
+        auto t = pass_thread<typename PassCursor<Linear>::I, Lot>(p, block);
         if (!t.inside) continue;
-        PassCursor<Linear> from(p, t, p.from_stride), to(p, t, p.to_stride);
-        Normal<A> normal(p, t.n, t.c);
-        for (I q = t.begin; q < t.end; q += N / Lot * t.step) {
-            A v[N];
-            Out out[N];
-            load_wide<A, In, N, Lot>(v, p.from, from, q, (I)t.step, t.end);
-            if (lists.before.count > 0) apply_in_pass<Linear, Lot>(lists.before, v, p, t, q);
-            if (p.normalises)
-#pragma unroll
-                for (int i = 0; i < N; i++) v[i] = normal(v[i]);
-            if (lists.after.count > 0) apply_in_pass<Linear, Lot>(lists.after, v, p, t, q);
-#pragma unroll
-            for (int i = 0; i < N; i++) out[i] = Number<Out>::round(v[i]);
-            store_lots<Out, N, Lot>(out, p.to, to, q, (I)t.step, t.end);
+        int64_t set = p.groups ? t.n * p.groups + t.c / (p.channels / p.groups) : t.c;
+        Normal<A> normal(p, t.c, p.normalises ? p.set[2 * set] : 0, p.normalises ? p.set[2 * set + 1] : 1);
+        finish_block<T, In, Out, Linear, Lot, PASS_FINISHED>(p, lists, t, normal);
+    }
+}
+
+// ---- Measured and finished by one kernel ----
+
+// Block number i of all, set by set: n, group, part, channel; p.lanes is 1.
+static __device__ __forceinline__ int64_t block_by_set(const Pass &p, int64_t i)
+{
+    int64_t each = p.channels / p.groups, of_set = p.parts * each, set = i / of_set, rest = i - set * of_set;
+    int64_t n = set / p.groups, part = rest / each;
+    return (n * p.parts + part) * p.channels + (set - n * p.groups) * each + rest - part * each;
+}
+
+// Moments that another block left, once it has; bytes of ones stand where none are yet.
+static __device__ __forceinline__ Moments await_moments(const Moments *at)
+{
+    Moments m;
+    unsigned long long count;
+    do asm volatile("ld.acquire.gpu.global.b64 %0, [%1];" : "=l"(count) : "l"(&at->count) : "memory");
+    while (count == ~0ull);
+    m.count = __longlong_as_double((long long)count);
+    m.mean = __ldcg(&at->mean);
+    m.m2 = __ldcg(&at->m2);
+    return m;
+}
+
+static __device__ __forceinline__ void leave_moments(Moments *at, const Moments &m)
+{
+    __stcg(&at->mean, m.mean);
+    __stcg(&at->m2, m.m2);
+    asm volatile("st.release.gpu.global.b64 [%0], %1;"
+                 :: "l"(&at->count), "l"(__double_as_longlong(m.count)) : "memory");
+}
+
+// Blocks of the tensor are measured in turn, and finished `lag` blocks later, from the L2. Turns: `lag` measured, then
+// one of each, then the rest finished. Whoever is free takes the next turn, so what a block waits for was taken before
+// its own turn, by one that runs: nothing waits in a circle. The last blocks come first: the kernel before left them
+// in the L2.
+template <class T, class In, class Out, int Lot>
+__global__ void __launch_bounds__(PASS_THREADS, 4) normalise_kernel(const __grid_constant__ Pass p,
+                                                                    const __grid_constant__ PassLists<T> lists,
+                                                                    int64_t blocks, int64_t lag)
+{
+    typedef typename Number<T>::Accumulator A;
+    __shared__ Moments shared[PASS_THREADS];
+    __shared__ uint32_t taken;
+    const int64_t each = p.channels / p.groups, of_set = p.parts * each;
+    int most = 1;
+    while (most < of_set) most *= 2;
+    uint32_t next = 0;      // of the first thread: the turn after this, asked for while this one is worked on
+    if (threadIdx.x == 0) next = atomicAdd((uint32_t *)p.set, 1u) + 1;      // it begins as ones
+    for (;;) {
+        if (threadIdx.x == 0) {
+            taken = next;
+            next = atomicAdd((uint32_t *)p.set, 1u) + 1;
         }
+        __syncthreads();
+        const int64_t turn = taken, odd = turn - lag;
+        if (turn >= 2 * blocks) return;
+        const bool measures = turn < lag || (turn < 2 * blocks - lag && odd % 2 == 0);
+        const int64_t i = turn < lag ? turn : turn >= 2 * blocks - lag ? turn - blocks : odd / 2 + (measures ? lag : 0);
+        const int64_t block = block_by_set(p, blocks - 1 - i);
+        if (measures) {
+            auto t = measure_block<T, In, true, Lot, PASS_MEASURED>(p, lists.before, block, shared);
+            if (threadIdx.x == 0) leave_moments(p.moments + t.unit * p.channels + t.c, shared[0]);
+        } else {
+            auto t = pass_thread<typename PassCursor<true>::I, Lot>(p, block);
+            const int64_t group = t.c / each, item = threadIdx.x;
+            Moments all = {0, 0, 0};
+            if (item < of_set)
+                all = await_moments(p.moments + (t.n * p.parts + item / each) * p.channels + group * each +
+                                    item % each);
+            merge_block(shared, all, most, 1);
+            all = shared[0];
+            const double rstd = 1 / sqrt(all.m2 / all.count + p.eps);
+            if (threadIdx.x == 0 && t.c % each == 0 && t.unit % p.parts == 0) {
+                if (p.mean) ((A *)p.mean)[t.n * p.groups + group] = (A)all.mean;
+                if (p.rstd) ((A *)p.rstd)[t.n * p.groups + group] = (A)rstd;
+            }
+            finish_block<T, In, Out, true, Lot, 2 * PASS_FINISHED>(p, lists, t, Normal<A>(p, t.c, all.mean, rstd));
+        }
+        __syncthreads();
     }
 }
 
@@ -297,6 +406,7 @@ static Pass pass_shape(const convt3d__plan *plan, const int64_t stride[5])
     p.lanes = 1;
     if (stride[1] < stride[4]) while (p.lanes < 32 && p.lanes < p.channels) p.lanes *= 2;
     p.channel_tiles = convt3d__ceil_div(p.channels, p.lanes);
+    p.multiprocessors = (int32_t)convt3d__max(plan->multiprocessors, 1);
     return p;
 }
 
@@ -336,12 +446,34 @@ template <class T, class In, class Out, bool Linear, int Lot> struct PassKernels
         convt3d_status status = convt3d__load_kernel(error, plan, measure_kernel<T, In, Linear, Lot>, 0);
         if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, settle_kernel<A>, 0);
         if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, finish_kernel<T, In, Out, Linear, Lot>, 0);
-        if constexpr (Lot > 1)      // the pointers to come may be less aligned
+        if constexpr (Lot > 1) {
+            if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, normalise_kernel<T, In, Out, Lot>, 0);
+            // The pointers to come may be less aligned.
             if (status == CONVT3D_OK) status = PassKernels<T, In, Out, Linear, 1>::ready(plan, error);
+        }
         return status;
+    }
+    // Whether one kernel serves: a set of few blocks, whose threads have one channel.
+    static bool at_once(const Pass &p)
+    {
+        return p.normalises && p.groups > 0 && p.lanes == 1 && p.parts * (p.channels / p.groups) <= PASS_THREADS &&
+               p.batch * p.parts * p.channels < INT32_MAX / 2;
+    }
+    static convt3d_status run_at_once(const Pass &p, const PassLists<T> &lists, void *stream, convt3d_error *error)
+    {
+        const int64_t blocks = p.batch * p.parts * p.channels, together = 4 * (int64_t)p.multiprocessors;
+        const int64_t lag = convt3d__min(blocks, convt3d__max(together / 2 + p.parts * (p.channels / p.groups), 64));
+        const size_t bytes = (size_t)blocks * sizeof(Moments) + 16;     // and the turn, which follows
+        cudaError_t cause = cudaMemsetAsync(p.moments, 0xff, bytes, (cudaStream_t)stream);
+        if (cause != cudaSuccess) return convt3d__cuda_fail(error, cause, 0);
+        return convt3d__launch(error, normalise_kernel<T, In, Out, Lot>,
+                               dim3((unsigned)convt3d__min(together, 2 * blocks)), dim3(PASS_THREADS), 0, stream, p,
+                               lists, blocks, lag);
     }
     static convt3d_status run(const Pass &p, const PassLists<T> &lists, void *stream, convt3d_error *error)
     {
+        if constexpr (Lot > 1)
+            if (at_once(p)) return run_at_once(p, lists, stream, error);
         int64_t blocks = p.batch * p.parts * p.channel_tiles, sets = p.groups ? p.batch * p.groups : p.channels;
         dim3 grid((unsigned)convt3d__min(blocks, INT32_MAX)), settle((unsigned)convt3d__min(sets, INT32_MAX));
         convt3d_status status = CONVT3D_OK;
@@ -351,8 +483,8 @@ template <class T, class In, class Out, bool Linear, int Lot> struct PassKernels
         if (p.normalises && status == CONVT3D_OK)
             status = convt3d__launch(error, settle_kernel<A>, settle, dim3(PASS_SETTLE), 0, stream, p);
         if (status != CONVT3D_OK) return status;
-        return convt3d__launch(error, finish_kernel<T, In, Out, Linear, Lot>, grid, dim3(PASS_THREADS), 0, stream, p, lists,
-                               blocks);
+        return convt3d__launch(error, finish_kernel<T, In, Out, Linear, Lot>, grid, dim3(PASS_THREADS), 0, stream, p,
+                               lists, blocks);
     }
 };
 
