@@ -213,16 +213,14 @@ static const char *dense_walk(const convt3d__plan *plan, DenseShape *s, int64_t 
 struct DenseFixed { int bytes, slot, slots; };
 
 // As dense_walk, with the most chunks a stage (the longer a stage, the less it costs to start one) that leave room for
-// three segments; for a split, whose w phases have few taps each, two are enough, and a slot more where it fits. What
-// is left over goes to slots.
+// three segments; for a split, whose w phases have few taps each, two are enough. What is left over goes to slots of
+// weights, but for a split, which knows their number when it is compiled.
 static const char *dense_stages(const convt3d__plan *plan, DenseShape *s, const DenseFixed &fixed)
 {
     const bool split = s->mode == DENSE_SPLIT;
-    const int parts = split ? 2 : 1, all = s->cells_group / 2, most_slots = fixed.slots + (split && s->q == 2);
+    const int parts = split ? 2 : 1, all = s->cells_group / 2, room = DENSE_SHARED - fixed.bytes;
     const char *why = "taps too far apart";
-    for (int i = (split && s->q == 1 ? 1 : 4) * 2; i > 0; i--) {
-        const int chunks = (i + 1) / 2, slots = i % 2 ? fixed.slots : most_slots;
-        const int room = DENSE_SHARED - fixed.bytes - (slots - fixed.slots) * fixed.slot;
+    for (int chunks = split && s->q == 1 ? 1 : 4; chunks > 0; chunks--) {
         if (all % chunks != 0 || (split && s->nb == 48 && chunks == 4)) continue;    // 3 steps a slot
         s->chunks = chunks;
         s->cells = chunks * 2 * parts;
@@ -234,8 +232,8 @@ static const char *dense_stages(const convt3d__plan *plan, DenseShape *s, const 
         if (s->segment == 0) s->segment = s->tile;      // no taps at all: the bias alone
         const int bytes = s->segment * s->cells * 16;
         s->x_stages = (int)convt3d__min(room / bytes, DENSE_MOST_X);
-        s->more_slots = (int)convt3d__min(DENSE_MOST_SLOTS, slots + (room - s->x_stages * bytes) / fixed.slot) -
-                        fixed.slots;
+        s->more_slots = split ? 0 : (int)convt3d__min(DENSE_MOST_SLOTS - fixed.slots,
+                                                      (room - s->x_stages * bytes) / fixed.slot);
         s->shared = fixed.bytes + s->more_slots * fixed.slot + s->x_stages * bytes;
         return "";
     }

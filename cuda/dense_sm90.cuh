@@ -89,7 +89,7 @@ template <class C> __device__ __forceinline__ void dense_load_x(const DenseProbl
 template <class C> __device__ __forceinline__ void dense_load_w(const DenseProblem &p, const DenseShared &s)
 {
     Ring ring;
-    const int slots = C::LeastSlots + p.more_slots;
+    const int slots = dense_slots<C>(p);
     if (threadIdx.x % 32 != 0) return;
     for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
         DenseWork work(p, tile, C::Positions);
@@ -259,7 +259,7 @@ __device__ __forceinline__ void dense_consume(const DenseProblem &p, const Dense
     cursor.b0 = wgmma_descriptor(s.slots, C::Rows);
     cursor.low = 2 * p.segment;
     cursor.full = s.w_full;
-    cursor.slots = C::LeastSlots + p.more_slots;
+    cursor.slots = dense_slots<C>(p);
     cursor.empty = s.w_empty;
     Ring segment, chunk;
     for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
@@ -300,7 +300,7 @@ dense_kernel(const __grid_constant__ DenseProblem p, const __grid_constant__ Den
 {
 #if CONVT3D__SM90A
     extern __shared__ __align__(128) unsigned char dense_shared[];
-    const int w_slots = C::LeastSlots + p.more_slots;
+    const int w_slots = dense_slots<C>(p);
     const DenseShared s = DenseShared::of<C>((uint32_t)__cvta_generic_to_shared(dense_shared), w_slots);
     let_next_start();
     if (threadIdx.x == 0) {

@@ -111,6 +111,12 @@ struct DenseProblem {
     DenseTable table;
 };
 
+// Slots of weights. A split's loops are written out for a number known when they are compiled.
+template <class C> __device__ __forceinline__ int dense_slots(const DenseProblem &p)
+{
+    return C::Mode == DENSE_SPLIT ? C::LeastSlots : C::LeastSlots + p.more_slots;
+}
+
 // What says that outputs are to be computed again.
 struct DenseFlags {
     const int *x_exponent, *w;
