@@ -6,7 +6,7 @@
 namespace convt3d_cuda {
 
 enum { DENSE_SPLIT = 0, DENSE_F16 = 1, DENSE_BF16 = 2, DENSE_TF32 = 3 };
-enum { DENSE_THREADS = 512, DENSE_MOST_PHASES = 64, DENSE_MOST_STAGES = 88, DENSE_MOST_STEPS = 640 };
+enum { DENSE_THREADS = 512, DENSE_MOST_PHASES = 64, DENSE_MOST_STAGES = 86, DENSE_MOST_STEPS = 640 };
 enum { DENSE_EXACT = 65536 };   // elements of a sample below which its largest magnitude is looked up, not guessed
 enum { DENSE_MOST_X = 6, DENSE_MOST_SLOTS = 8, DENSE_MOST_CHUNKS = 4 };
 enum { DENSE_TABLES = 4 };      // chunks whose addresses are looked up ahead
