@@ -10,16 +10,20 @@
 //   pack.cuh         weights as kernels want them
 //   generic.cuh      the kernel that accepts everything
 //   wgmma.cuh        Hopper's wgmma, mbarriers and bulk copies; split.cuh f32 as f16 pairs, x as planes of cells
-//   dense_sm90.cuh   dense convolution of any stride as an implicit GEMM on wgmma: dense_tile.cuh its tiles, dense_store.cuh
-//                    results to y, dense_pack.cuh operands, dense_host.cuh launches; fill.cuh outputs that no tap reaches
+//   dense_sm90.cuh   dense convolution of any stride as an implicit GEMM on wgmma: dense_tile.cuh its tiles,
+//                    dense_store.cuh results to y, dense_pack.cuh operands, dense_host.cuh launches; fill.cuh outputs
+//                    that no tap reaches
 //   phases.cuh       backward: dy taken apart into phases of unit stride; dgrad_sm90.cuh dx from them on sm90_dense,
 //                    wgrad_sm90.cuh dw and dbias on wgmma; direct_backward.cuh both by multiply-adds, for few channels,
 //                    walk_backward.cuh for few channels and stride 2, row by row
 //   nonoverlap.cuh   kernel <= stride as a GEMM on mma.sync; mma.cuh its instructions, nonoverlap_f64.cuh its f64
 //   nonoverlap_sm90.cuh  kernel == stride as a GEMM on wgmma; divisor.cuh division by what is fixed at launch
 //   nonoverlap_backward.cuh  its dx, dw and dbias from one reading of dy
-//   depthwise.cuh    few output channels a group: multiply-adds from windows of x; halo.cuh its and direct.cuh's tiles
-//   direct.cuh       multiply-adds from a register tile: any geometry, f64, few channels
+//   depthwise.cuh    few output channels a group: multiply-adds from windows of x; halo.cuh its and direct.cuh's tiles;
+//                    of stride 2, depthwise_march.cuh kernel 3, depthwise_long.cuh 5 and 7, depthwise_matrix.cuh these
+//                    in 16 bits
+//   direct.cuh       multiply-adds from a register tile: any geometry, f64, few channels; at most 4 input channels with
+//                    kernel 3 and stride 2: direct_few.cuh, in 16 bits direct_matrix.cuh
 //   dense_sm80.cuh   implicit GEMM on mma.sync from planar tiles of x: groups, few channels, f64, any geometry
 //   scatter_sm80.cuh few output channels: every tap's products once on mma.sync, summed from shared memory
 //   narrow_sm80.cuh  few input channels a group, stride 2 of the width: x as cells, both phases as rows of weights
