@@ -8,7 +8,8 @@
 // Weights   are packed in the order in which they are met, a fragment of B after the other; they lie in shared memory
 //           where they fit beside x, else they come through L1.
 // f32       three tf32 products: operands times 2^24 as high + low, each rounded to 11 bits. Where an output has more
-//           than 64 products, every sum of 8 leaves the matrix unit, which truncates, for an f32 register.
+//           than 8 fragments of A, full or not, each sum of one leaves the matrix unit, which truncates, for an f32
+//           register.
 // Others    tf32, f16, bf16: one tf32 product, exact for 16-bit operands. f64: the f64 matrix unit.
 // NaN, inf  in an operand, or made by the scale, reach their own rows and columns of a product only. An output that is
 //           not finite is computed again by multiply-adds from global memory. Zeros in place of taps and halo can thus
@@ -52,9 +53,9 @@ namespace convt3d_cuda {
 
 enum { SM80_SPLIT = 0, SM80_TF32 = 1, SM80_HALF = 2, SM80_BFLOAT = 3, SM80_DOUBLE = 4, SM80_SHORT = 5 };
 enum { SM80_THREADS = 256, SM80_WARPS = 8, SM80_M = 2, SM80_ROWS = 16 * SM80_M };
-enum { SM80_MOST_ENTRIES = 32, SM80_MOST_GROUPS = 8, SM80_MOST_SHORT = 64, SM80_HALF_SHARED = 112 * 1024 };
+enum { SM80_MOST_ENTRIES = 32, SM80_MOST_GROUPS = 8, SM80_MOST_SHORT = 8, SM80_HALF_SHARED = 112 * 1024 };
 
-// How a mode multiplies. SM80_SHORT is a split of so few products an output that their sum may stay in the matrix unit.
+// How a mode multiplies. SM80_SHORT is a split of so few fragments an output that their sum may stay in the matrix unit.
 // Weight: a lane's registers of one fragment of B. Scale: of both operands, as a power of two.
 template <int Mode> struct Sm80Mode;
 template <> struct Sm80Mode<SM80_SPLIT> { typedef float T, A; typedef uint4 Weight; enum { Scale = 24 }; };
@@ -404,13 +405,13 @@ static inline const char *sm80_plan(const convt3d__plan *plan, Sm80Shape &s, Sm8
     if (plan->taps > INT32_MAX / 64 || plan->desc.in_channels > 65536 || plan->desc.out_channels > 65536)
         return "too many taps or channels";
     s.mode = sm80_mode(plan->desc);
-    int64_t products = plan->in_group;
-    for (int a = 0; a < 3; a++) products *= convt3d__ceil_div(plan->axis[a].kernel, plan->axis[a].tap_step);
-    if (s.mode == SM80_SPLIT && products <= SM80_MOST_SHORT) s.mode = SM80_SHORT;
+    s.depth = plan->in_group <= 4 ? 4 : 8;
+    int64_t fragments = convt3d__ceil_div(plan->in_group, s.depth);
+    for (int a = 0; a < 3; a++) fragments *= convt3d__ceil_div(plan->axis[a].kernel, plan->axis[a].tap_step);
+    if (s.mode == SM80_SPLIT && fragments <= SM80_MOST_SHORT) s.mode = SM80_SHORT;
     s.p = 1;
     for (int a = 2; a >= 0 && plan->axis[a].stride == 2 && s.p < (s.mode == SM80_DOUBLE ? 4 : 8); a--) s.p *= 2;
     s.nt = sm80_fragments(s.mode, s.p, plan->out_group);
-    s.depth = plan->in_group <= 4 ? 4 : 8;
     s.paired = s.depth == 4;
     s.blocks = (int32_t)convt3d__ceil_div(plan->out_group, 8 * s.nt);
     s.items = s.blocks;

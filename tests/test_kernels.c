@@ -69,12 +69,13 @@ static int takes(const convt3d_desc *d)
     return convt3d_plan_init(&plan, d, CONVT3D_FORWARD, NULL) == CONVT3D_OK;
 }
 
-/* Layers whose K is long, of each class that a kernel may be for; -1: the kernel takes none of them. */
+/* Layers whose K is long for their class, of each that a kernel may be for; -1: the kernel takes none of them. */
 static double worst_rms(int32_t device, const char *kernel, uint64_t seed, int *pass)
 {
     static const int64_t layers[][7] = {    /* in, out, size, kernel, stride, padding, groups */
         {64, 48, 6, 3, 1, 1, 1}, {64, 20, 6, 3, 1, 1, 1}, {216, 64, 4, 4, 2, 1, 1}, {512, 32, 4, 2, 2, 0, 1},
         {216, 1, 5, 4, 2, 1, 1}, {256, 256, 6, 3, 1, 1, 4}, {216, 8, 5, 4, 2, 1, 1}, {16, 16, 8, 7, 2, 3, 16},
+        {64, 1, 8, 4, 2, 1, 1}, {16, 8, 8, 5, 2, 2, 1}, {32, 32, 8, 3, 2, 1, 4}, {4, 32, 8, 3, 2, 1, 1},
     };
     double worst = -1;
     size_t i;
