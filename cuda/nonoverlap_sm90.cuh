@@ -5,9 +5,6 @@
 //           in shared memory, a tile or some chunks ahead, and brings it to halves itself. So warps trade nothing,
 //           and after the weights (operand B: packed once, by a kernel of their own while the main one starts, then
 //           loaded by each block and kept) no barrier is met: loads, products and stores of 8 to 16 warps overlap.
-//           Stores fill the way from a multiprocessor to memory, and every load from shared memory queues behind them:
-//           so a piece's table is read before its stores begin, and nothing lies on the stack. Where chunks follow one
-//           another and there is one part, the next is read while products run.
 // Rows      of w are ordered so that a thread holds neighbours of y: two positions x two taps along W, four taps, or
 //           four channels (channels last): 16-byte stores, 128 bytes of a row by a warp.
 // f32       v = high + low / 2^11, two halves, after a power-of-two scale per position and per line of w. The cross
@@ -23,16 +20,14 @@
 //           element at a time, and costs four times as much.
 // Tiles     64 positions a warpgroup x N rows of w. Short, all channels in registers and any number of N rows: 64
 //           channels N 64, 128 channels N 64 or 128. Long, 64 channels at a time and as many rows as accumulators:
-//           N 32, 80, 2 x 64 (one part: 128), 160 (one part). The cheapest by nonoverlap90_estimate(). Tiles left over
-//           when every warpgroup has had as many are shared by rows.
+//           N 32, 80, 2 x 64, 160 (one part). The cheapest by nonoverlap90_estimate(). Tiles left over when every
+//           warpgroup has had as many are shared by rows.
 // Measured  one H200, NCDHW, w packed inside the call, of the floor: nnunet_64_32_64 f32 0.202 ms (0.78), TF32 0.199
 //           (0.79), f16 0.104 (0.76); nnunet_128_64_32 0.0625 (0.63), 0.055 (0.72), 0.036 (0.55); pangu_384_5 0.445
 //           (0.52), 0.274 (0.85), 0.177 (0.66); nnunet_256_128_16 0.042 (0.42), bound by latency.
-// List      instances of their own: applied to the sums of a piece, in registers, between two products; some for lists
-//           of an affine head and functions, some for all. not measured
-// Did not help: eight 16-bit channels a thread (its tables then meet bank conflicts); more accumulators, fewer warps;
-//           w packed by each block for itself (5 us at best, 11 at 256 x 128 in f32); a pack kernel that starts before
-//           the kernel ahead of it ends; two or three chunks asked for ahead where all channels are one.
+// List      instances of their own: applied to the sums of a piece, in registers, between two products. nnunet_64_32_64
+//           in f32 0.202 ms alone, ReLU 0.234, channel_affine and LeakyReLU 0.242, SiLU 0.252, affine, add, ReLU 0.407.
+// Did not help: eight 16-bit channels a thread (its tables then meet bank conflicts); more accumulators, fewer warps.
 #pragma once
 
 extern "C" {
@@ -118,10 +113,6 @@ struct Nonoverlap90Bf16 {
     typedef __nv_bfloat16 Operand;
     enum { Parts = 1, Scaled = 0, Narrow = 0 };
 };
-
-// What of a list an instance applies: nothing; an affine head and functions of one value; everything, and f32 stores
-// for 16-bit elements.
-enum { NONOVERLAP90_NONE, NONOVERLAP90_FUNCTIONS, NONOVERLAP90_ALL };
 
 // Short (Pieces 0): all channels are one chunk, and a block keeps any number of pieces of N rows. Long: chunks, and as
 // many pieces as accumulators are kept for.
@@ -227,7 +218,7 @@ static __device__ __forceinline__ int nonoverlap90_place(const Nonoverlap90Probl
 // ---- Shared memory: weights, every warp's place for elements of x, tables ----
 
 // lines_of_block: entries of its tables, a line of outputs each.
-template <class Mode, class Tile, int Lists> struct Nonoverlap90Shared {
+template <class Mode, class Tile, bool Lists> struct Nonoverlap90Shared {
     enum { Stage = Tile::Positions * Tile::Channels * sizeof(typename Mode::T) };
     int stages, lines, heads, barrier, magnitudes, total;       // offsets in bytes; the weights begin at 0
     __host__ __device__ Nonoverlap90Shared(int rows, int chunks, int stage_count, int lines_of_block)
@@ -252,7 +243,7 @@ struct alignas(8) Nonoverlap90Head { float factor, term; };
 // Copies 16 bytes, or zero, to shared memory.
 static __device__ __forceinline__ void copy_ahead(uint32_t to, const void *from, bool exists)
 {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                  :: "r"(to), "l"(from), "r"(exists ? 16 : 0) : "memory");
 }
 
@@ -663,7 +654,7 @@ nonoverlap90_pack_kernel(const __grid_constant__ Nonoverlap90Problem p, unsigned
 #if CONVT3D__SM90A
 
 // The block's slice of w and its tables, for all threads.
-template <class Mode, class Tile, bool ChannelsLast, int Lists>
+template <class Mode, class Tile, bool ChannelsLast, bool Lists>
 __device__ __forceinline__ void nonoverlap90_prepare(const Nonoverlap90Problem &p,
                                                      [[maybe_unused]] const List<typename Mode::T> &list,
                                                      const Nonoverlap90Shared<Mode, Tile, Lists> &layout,
@@ -715,7 +706,7 @@ __device__ __forceinline__ void nonoverlap90_prepare(const Nonoverlap90Problem &
             if (p.bias) line.bias = Number<T>::widen(((const T *)p.bias)[r.oc]);
         }
         lines[r.line] = line;
-        if constexpr (Lists > 0) {
+        if constexpr (Lists) {
             Nonoverlap90Head *heads = (Nonoverlap90Head *)(shared + layout.heads);
             heads[r.line] = {list.head.factor(line.oc), list.head.term(line.oc)};
         }
@@ -764,12 +755,11 @@ __device__ __noinline__ float nonoverlap90_residual(const Nonoverlap90Problem &p
 
 // A thread's sums of one piece: scale[r] and the line's inverse undo the scales of position r and of the row. sum[4j +
 // 2r + e] is column 8j + 2q + e of position r. Kind: 0 channels last, else the kernel along W.
-template <class T, int N, bool ChannelsLast, int Lists> struct Nonoverlap90Finish {
+template <class T, int N, bool ChannelsLast, bool Lists> struct Nonoverlap90Finish {
     const Nonoverlap90Problem &p;
     const List<T> &list;
     const Nonoverlap90Line *lines;
     const Nonoverlap90Head *heads;
-    Nonoverlap90Line near[N / 8];   // the thread's lines of a piece, where they are every fourth: kernel 2 or 4 along W
     int slice, position[2];
     int64_t at[2];      // of the thread's two positions in y, tap 0, channel 0; they are stored where here[] says so
     bool here[2];
@@ -793,23 +783,6 @@ template <class T, int N, bool ChannelsLast, int Lists> struct Nonoverlap90Finis
         return Kind == 4 ? i % 8 / 4 * 2 + i % 2 : Kind == 2 ? i % 2 : 0;
     }
 
-    // Loads what store() wants of a piece, early: between the stores these loads would queue behind them.
-    __device__ __forceinline__ void ask_lines(int piece)
-    {
-        if (ChannelsLast) return;
-        const Nonoverlap90Line *line = lines + piece * (N >> p.kernel[2] / 2) + threadIdx.x % 4;
-        const Nonoverlap90Line *late = line - (p.kernel[2] == 4 ? N / 4 : 0);       // four taps: half as many lines
-#pragma unroll
-        for (int i = 0; i < N / 8; i++) near[i] = load((i < N / 16 ? line : late) + 4 * i);
-    }
-
-    // The line of sum[i].
-    template <int Kind> __device__ __forceinline__ Nonoverlap90Line line_at(const Nonoverlap90Line *line, int i) const
-    {
-        if constexpr (Kind == 2 || Kind == 4) return near[line_of<Kind>(i) / 4];
-        else return load(line + line_of<Kind>(i));
-    }
-
     // The one place where finished sums become values of y.
     __device__ __forceinline__ void store(float (&sum)[N / 2], const float (&scale)[2], int piece) const
     {
@@ -824,11 +797,11 @@ template <class T, int N, bool ChannelsLast, int Lists> struct Nonoverlap90Finis
     __device__ __forceinline__ void store_kind(float (&sum)[N / 2], const float (&scale)[2], int piece,
                                                const Nonoverlap90Line *line) const
     {
-        if constexpr (Lists > 0) {
-            const bool wide = Lists == NONOVERLAP90_ALL && sizeof(T) == 2 && p.wide;
+        if constexpr (Lists) {
+            const bool wide = sizeof(T) == 2 && p.wide;
 #pragma unroll
             for (int i = 0; i < N / 2; i++) {
-                Nonoverlap90Line l = line_at<Kind>(line, i);
+                Nonoverlap90Line l = load(line + line_of<Kind>(i));
                 sum[i] = fmaf(sum[i], scale[i / 2 % 2] * l.inverse, l.bias);
             }
             if (list.head.entries > 0)
@@ -837,14 +810,7 @@ template <class T, int N, bool ChannelsLast, int Lists> struct Nonoverlap90Finis
                     Nonoverlap90Head head = heads[line - lines + line_of<Kind>(i)];
                     sum[i] = fmaf(sum[i], head.factor, head.term);
                 }
-            if constexpr (Lists == NONOVERLAP90_ALL) {
-                if (list.count > list.head.entries) apply<Kind>(sum, piece, line);
-            } else
-#pragma unroll 1
-                for (int k = list.head.entries; k < list.count; k++) {
-                    const Entry<float> &e = list.entry[k];
-                    if (!map_cheap(e.kind, e.a, e.b, sum)) map_usual(e.kind, e.a, e.b, sum);
-                }
+            if (list.count > list.head.entries) apply<Kind>(sum, piece, line);
             if (wide && p.aligned) put<Kind, true, true, float>(sum, scale, line);
             else if (wide) put<Kind, false, true, float>(sum, scale, line);
             else if (p.aligned) put<Kind, true, true, T>(sum, scale, line);
@@ -922,7 +888,7 @@ template <class T, int N, bool ChannelsLast, int Lists> struct Nonoverlap90Finis
 #pragma unroll
             for (int j = 0; j < N / 16; j++) {
                 float v[2][4];
-                Nonoverlap90Line l = line_at<Kind>(line, 8 * j);
+                Nonoverlap90Line l = load(line + line_of<Kind>(8 * j));
                 const int offset = l.offset;
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
@@ -941,7 +907,7 @@ template <class T, int N, bool ChannelsLast, int Lists> struct Nonoverlap90Finis
 #pragma unroll
             for (int j = 0; j < N / 8 * (Kind == 1 ? 2 : 1); j++) {
                 const int i = Kind == 1 ? j / 2 * 4 + j % 2 : 4 * j;
-                Nonoverlap90Line l = line_at<Kind>(line, i);
+                Nonoverlap90Line l = load(line + line_of<Kind>(i));
                 float v[2 * Kind];
 #pragma unroll
                 for (int k = 0; k < 2 * Kind; k++) v[k] = value(Kind == 2 ? i + k : i + 2 * k, l);
@@ -1000,11 +966,10 @@ template <int Steps> __device__ __forceinline__ void nonoverlap90_settle(uint32_
 }
 
 // sum = A times N rows of w from `rows` on, the cross terms first; with `more` it is added to what sum holds.
-// meanwhile(): what is done while the last products run.
-template <class Mode, class Tile, class Meanwhile>
+template <class Mode, class Tile>
 __device__ __forceinline__ void nonoverlap90_multiply(Nonoverlap90Fragments<Mode, Tile> &a, uint64_t weights,
                                                       int first_cell, int part_cells, int k_cells, bool more,
-                                                      float (&sum)[Tile::N / 2], Meanwhile meanwhile)
+                                                      float (&sum)[Tile::N / 2])
 {
     typedef WgmmaRows<typename Mode::Operand, Tile::N> Wgmma;
     enum { Steps = Tile::Channels / 16 };
@@ -1031,12 +996,11 @@ __device__ __forceinline__ void nonoverlap90_multiply(Nonoverlap90Fragments<Mode
         Wgmma::multiply(sum, a.high[s], wgmma_advance(high, 2 * s * k_cells),
                         Mode::Parts == 2 || s > 0 ? 1 : (int)more);
     wgmma_commit();
-    meanwhile();
     wgmma_wait<0>();
     wgmma_pin(sum);
 }
 
-template <class Mode, class Tile, bool ChannelsLast, int Lists>
+template <class Mode, class Tile, bool ChannelsLast, bool Lists>
 __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p, const List<typename Mode::T> &list)
 {
     typedef typename Mode::T T;
@@ -1046,7 +1010,6 @@ __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p, 
     const int group = __shfl_sync(0xffffffffu, (int)(threadIdx.x / 128), 0), lane = threadIdx.x % 32;
     const int slice = (int)(blockIdx.x % (unsigned)p.slices), groups = p.blocks_of_slice * Tile::Groups;
     const int me = (int)(blockIdx.x / (unsigned)p.slices) * Tile::Groups + group;
-    const int chunks = Tile::Long ? p.chunks : 1;
     const int warp = (int)threadIdx.x / 32 % 4;
     unsigned char *places = shared + layout.stages + group * p.stages * layout.Stage + warp * (layout.Stage / 4);
     const uint32_t *magnitudes = (const uint32_t *)(shared + layout.magnitudes);
@@ -1056,7 +1019,7 @@ __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p, 
     auto ask = [&](int at) {
         if (next.tile < p.tiles) {
             nonoverlap90_ask<Mode, Tile, ChannelsLast>(p, places + at * layout.Stage, next);
-            if (!Tile::Long || ++next.chunk == chunks) {
+            if (!Tile::Long || ++next.chunk == p.chunks) {
                 next.chunk = 0;
                 next.tile = nonoverlap90_tile_of(p, me, groups, ++next.number);
             }
@@ -1068,68 +1031,43 @@ __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p, 
 
     uint64_t weights = wgmma_descriptor(shared_address(shared), p.rows);
     int part_cells = p.chunks * Tile::Channels / 8 * p.rows;
-    // What has one part has registers for the next chunk's fragments: they are read while products run.
-    enum { Ahead = Tile::Long && Mode::Parts == 1 };
-    Nonoverlap90Fragments<Mode, Tile> a, second;
+    Nonoverlap90Fragments<Mode, Tile> a;
     float sum[Tile::N / 2], total[Tile::Long ? Tile::Pieces : 1][Tile::Long ? Tile::N / 2 : 1];
     for (int number = 0, tile; (tile = nonoverlap90_tile_of(p, me, groups, number)) < p.tiles; number++) {
         bool wide[2] = {false, false};
         int share = number == p.rounds ? me / p.left : 0, shares = number == p.rounds ? p.shares : 1;
         int pieces = p.rows / Tile::N, begin = share * pieces / shares, end = (share + 1) * pieces / shares;
-        auto take = [&](Nonoverlap90Fragments<Mode, Tile> &to) {
-            copies_wait(p.stages);
-            if constexpr (Mode::Scaled) {
-                nonoverlap90_scaled<Mode, Tile, ChannelsLast>(p, places + stage * layout.Stage, to);
-                wide[0] = wide[0] || to.wide[0];
-                wide[1] = wide[1] || to.wide[1];
-            } else nonoverlap90_unscaled<Mode, Tile, ChannelsLast>(p, places + stage * layout.Stage, to);
-        };
-        auto taken = [&] {
-            __syncwarp();
-            ask(stage);
-            if (++stage == p.stages) stage = 0;
-        };
-        [[maybe_unused]] auto add_chunk = [&](int chunk, Nonoverlap90Fragments<Mode, Tile> &now,
-                                              Nonoverlap90Fragments<Mode, Tile> &next) {
-            const bool more = Ahead && chunk + 1 < chunks;
-            int cell = chunk * (Tile::Channels / 8) * p.rows;
-#pragma unroll
-            for (int h = 0; h < Tile::Pieces; h++, cell += Tile::N) {
-                auto meanwhile = [&] { if (Ahead && h == Tile::Pieces - 1 && more) take(next); };
-                if constexpr (!Tile::Long) continue;
-                else if constexpr (Mode::Scaled) {
-                    nonoverlap90_multiply<Mode, Tile>(now, weights, cell, part_cells, p.rows, false, sum, meanwhile);
-#pragma unroll
-                    for (int i = 0; i < Tile::N / 2; i++)
-                        total[h][i] = fmaf(sum[i], now.inverse[i / 2 % 2], total[h][i]);
-                } else nonoverlap90_multiply<Mode, Tile>(now, weights, cell, part_cells, p.rows, chunk > 0, total[h],
-                                                         meanwhile);
-            }
-            if (more) taken();
-        };
+        const int chunks = Tile::Long ? p.chunks : 1;
         if constexpr (Tile::Long && Mode::Scaled)
 #pragma unroll
             for (int i = 0; i < Tile::Pieces * Tile::N / 2; i++) total[i / (Tile::N / 2)][i % (Tile::N / 2)] = 0;
-        take(a);
-        taken();
-        if constexpr (Ahead) {
 #pragma unroll 1
-            for (int chunk = 0; chunk < chunks; chunk += 2) {
-                add_chunk(chunk, a, second);
-                if (chunk + 1 < chunks) add_chunk(chunk + 1, second, a);
-            }
-        } else if constexpr (Tile::Long) {
-            add_chunk(0, a, a);
-#pragma unroll 1
-            for (int chunk = 1; chunk < chunks; chunk++) {
-                take(a);
-                taken();
-                add_chunk(chunk, a, a);
+        for (int chunk = 0; chunk < chunks; chunk++) {
+            copies_wait(p.stages);
+            if constexpr (Mode::Scaled) {
+                nonoverlap90_scaled<Mode, Tile, ChannelsLast>(p, places + stage * layout.Stage, a);
+                wide[0] = wide[0] || a.wide[0];
+                wide[1] = wide[1] || a.wide[1];
+            } else nonoverlap90_unscaled<Mode, Tile, ChannelsLast>(p, places + stage * layout.Stage, a);
+            __syncwarp();
+            ask(stage);
+            if (++stage == p.stages) stage = 0;
+            if constexpr (Tile::Long) {
+                int cell = chunk * (Tile::Channels / 8) * p.rows;
+#pragma unroll
+                for (int h = 0; h < Tile::Pieces; h++, cell += Tile::N) {
+                    if constexpr (Mode::Scaled) {
+                        nonoverlap90_multiply<Mode, Tile>(a, weights, cell, part_cells, p.rows, false, sum);
+#pragma unroll
+                        for (int i = 0; i < Tile::N / 2; i++)
+                            total[h][i] = fmaf(sum[i], a.inverse[i / 2 % 2], total[h][i]);
+                    } else nonoverlap90_multiply<Mode, Tile>(a, weights, cell, part_cells, p.rows, chunk > 0, total[h]);
+                }
             }
         }
         Nonoverlap90Finish<T, Tile::N, ChannelsLast, Lists> finish = {
             p, list, (const Nonoverlap90Line *)(shared + layout.lines),
-            (const Nonoverlap90Head *)(shared + layout.heads), {}, slice, {}, {}, {}};
+            (const Nonoverlap90Head *)(shared + layout.heads), slice, {}, {}, {}};
         // With a list what is repaired is stored once, since y may be a residual. Pairs are stored together.
         if (Lists && p.pairs) wide[0] = wide[1] = wide[0] || wide[1];
 #pragma unroll
@@ -1141,17 +1079,13 @@ __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p, 
         if constexpr (Tile::Long) {
             const float one[2] = {1, 1};
 #pragma unroll
-            for (int h = 0; h < Tile::Pieces; h++) {
-                finish.ask_lines(h);
-                finish.store(total[h], one, h);
-            }
+            for (int h = 0; h < Tile::Pieces; h++) finish.store(total[h], one, h);
         } else {
             float undo[2] = {Mode::Scaled ? a.inverse[0] : 1, Mode::Scaled ? a.inverse[1] : 1};
 #pragma unroll 1
             for (int piece = begin; piece < end; piece++) {
-                if (Lists == NONOVERLAP90_ALL && list.residual < list.count) finish.ask_residual(piece);
-                nonoverlap90_multiply<Mode, Tile>(a, weights, piece * Tile::N, part_cells, p.rows, false, sum,
-                                                  [&] { finish.ask_lines(piece); });
+                if (Lists && list.residual < list.count) finish.ask_residual(piece);
+                nonoverlap90_multiply<Mode, Tile>(a, weights, piece * Tile::N, part_cells, p.rows, false, sum);
                 finish.store(sum, undo, piece);
             }
         }
@@ -1171,7 +1105,7 @@ __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p, 
 
 #endif
 
-template <class Mode, class Tile, bool ChannelsLast, int Lists>
+template <class Mode, class Tile, bool ChannelsLast, bool Lists>
 __global__ void __launch_bounds__(Tile::Threads, 1)
 nonoverlap90_kernel(const __grid_constant__ Nonoverlap90Problem p, const __grid_constant__ List<typename Mode::T> list)
 {
@@ -1215,7 +1149,6 @@ template <class Mode, class Tile> void nonoverlap90_estimate(const convt3d__plan
     double unit = pieces * channels / 16 * products * cycles;
     double rest = c->chunks * (200.0 + Tile::Channels * Tile::Positions * (Mode::Scaled ? 8 : 1) / 128.0) +
                   pieces * (c->chunks * (Mode::Parts == 2 ? 300 : 150) + n * 4 + 100);
-    if (Tile::Long && c->stages < 2) rest *= 3;     // nothing is loaded ahead
     double busy = unit * Tile::Groups > unit + rest ? unit * Tile::Groups : unit + rest;
     double computed = mine * busy / 1.6e9, memory, cache;
     memory = ((double)plan->x_count + (double)plan->w_count) * element;
@@ -1224,13 +1157,13 @@ template <class Mode, class Tile> void nonoverlap90_estimate(const convt3d__plan
     if (idle > 1.25) idle = 1.25;       // then it is not the bytes that take the time
     memory = (memory + cache) * (1 + idle) / 2;
     if (element == 2 && nonoverlap90_channels_last(plan)) memory *= 1.2;       // stores of 8 bytes: seen
-    c->seconds = computed > memory ? computed + 0.25 * memory : memory + 0.25 * computed;
+    c->seconds = computed > memory ? computed : memory;
     if (Tile::Long && plan->desc.in_channels <= 64) c->seconds *= 1.1;      // rows in registers are multiplied again
     c->seconds += 5e-6 + turns * (1e-6 + c->rows * channels * 2 * Mode::Parts / 60e9);
 }
 
 // Tries every number of slices with the tile, and keeps the cheapest.
-template <class Mode, class Tile, int Lists>
+template <class Mode, class Tile, bool Lists>
 void nonoverlap90_try(const convt3d__plan *plan, int tile, Nonoverlap90Choice *best)
 {
     const int64_t room = 227 * 1024, in = plan->desc.in_channels, rows = plan->desc.out_channels * plan->taps;
@@ -1261,7 +1194,7 @@ void nonoverlap90_try(const convt3d__plan *plan, int tile, Nonoverlap90Choice *b
     }
 }
 
-template <class Mode, class Tile_, bool ChannelsLast, int Lists> struct Nonoverlap90Kernel {
+template <class Mode, class Tile_, bool ChannelsLast, bool Lists> struct Nonoverlap90Kernel {
     typedef Tile_ Tile;
     typedef typename Mode::T T;
     static auto *function() { return nonoverlap90_kernel<Mode, Tile, ChannelsLast, Lists>; }
@@ -1282,57 +1215,44 @@ template <class Mode, bool ChannelsLast, class Act> auto nonoverlap90_tile(int t
 {
     enum { One = Mode::Parts == 1 };
     switch (tile) {
-    case 0:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 3, 0>, ChannelsLast, NONOVERLAP90_NONE>());
-    case 1:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<128, 64, 3, 0>, ChannelsLast, NONOVERLAP90_NONE>());
-    case 2:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, One ? 128 : 64, One && Mode::Scaled ? 2 : 3,
-                                                                  One ? 1 : 2>, ChannelsLast, NONOVERLAP90_NONE>());
-    case 3:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 80, 3, 1>, ChannelsLast, NONOVERLAP90_NONE>());
+    case 0:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 4, 0>, ChannelsLast, false>());
+    case 1:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<128, 64, 3, 0>, ChannelsLast, false>());
+    case 2:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 3, 2>, ChannelsLast, false>());
+    case 3:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 80, 3, 1>, ChannelsLast, false>());
     case 4:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<One ? 64 : 128, One ? 160 : 128, 2, One>,
-                                           ChannelsLast, NONOVERLAP90_NONE>());
-    default: return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 32, 4, 1>, ChannelsLast, NONOVERLAP90_NONE>());
+                                           ChannelsLast, false>());
+    default: return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 32, 4, 1>, ChannelsLast, false>());
     }
 }
 
-// Those of the instances that apply a list: fewer, for the compiler's sake. Nothing of them lies on the stack, which is
-// slow where stores fill the way to memory.
-template <class Mode, bool ChannelsLast, int Lists, class Act> auto nonoverlap90_list_tile(int tile, Act act)
+// Those of the instances that apply a list: fewer, for the compiler's sake.
+template <class Mode, bool ChannelsLast, class Act> auto nonoverlap90_list_tile(int tile, Act act)
 {
-    enum { One = Mode::Parts == 1 };
     switch (tile) {
-    case 0:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 3, 0>, ChannelsLast, Lists>());
-    case 1:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<128, 64, One ? 3 : 2, 0>, ChannelsLast, Lists>());
-    case 2:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 128, 2, 1>, ChannelsLast, Lists>());
-    default: return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 32, 4, 1>, ChannelsLast, Lists>());
+    case 0:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 4, 0>, ChannelsLast, true>());
+    case 1:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<128, 64, 3, 0>, ChannelsLast, true>());
+    case 2:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 3, 2>, ChannelsLast, true>());
+    default: return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 32, 4, 1>, ChannelsLast, true>());
     }
 }
 
-// What of a list the plan wants applied.
-static inline int nonoverlap90_lists(const convt3d__plan *plan)
+static inline bool nonoverlap90_lists(const convt3d__plan *plan)
 {
-    if (plan->stored != plan->desc.dtype) return NONOVERLAP90_ALL;
-    for (int i = 0; i < plan->fused; i++) {
-        int32_t kind = plan->desc.ops[i].kind;
-        bool residual = kind == CONVT3D_OP_ADD || kind == CONVT3D_OP_MULTIPLY;
-        if (residual || (kind == CONVT3D_OP_CHANNEL_AFFINE && i > 0)) return NONOVERLAP90_ALL;
-    }
-    return plan->fused > 0 ? NONOVERLAP90_FUNCTIONS : NONOVERLAP90_NONE;
+    return plan->fused > 0 || plan->stored != plan->desc.dtype;
 }
 
 enum { NONOVERLAP90_TILES = 6 };
 
 static inline bool nonoverlap90_has_tile(const convt3d__plan *plan, int tile)
 {
-    return nonoverlap90_lists(plan) == NONOVERLAP90_NONE || (tile != 3 && tile != 4);
+    return !nonoverlap90_lists(plan) || (tile != 3 && tile != 4);
 }
 
 template <class Mode, bool ChannelsLast, class Act>
 auto nonoverlap90_list(const convt3d__plan *plan, int tile, Act act)
 {
-    switch (nonoverlap90_lists(plan)) {
-    case NONOVERLAP90_NONE:      return nonoverlap90_tile<Mode, ChannelsLast>(tile, act);
-    case NONOVERLAP90_FUNCTIONS: return nonoverlap90_list_tile<Mode, ChannelsLast, NONOVERLAP90_FUNCTIONS>(tile, act);
-    default:                     return nonoverlap90_list_tile<Mode, ChannelsLast, NONOVERLAP90_ALL>(tile, act);
-    }
+    return nonoverlap90_lists(plan) ? nonoverlap90_list_tile<Mode, ChannelsLast>(tile, act)
+                                    : nonoverlap90_tile<Mode, ChannelsLast>(tile, act);
 }
 
 // Calls act(kernel) for the kernel of the plan with the given tile: the one place where the instances are listed.
