@@ -43,7 +43,7 @@ namespace convt3d_cuda {
 enum { MARCH_ROWS = 9, MARCH_WIDTH = 32, MARCH_NB = 4, MARCH_K16 = 4, MARCH_TAPS = 4 };
 enum { MARCH_PITCH = 76, MARCH_SHARED_STEP = 28 };      // of a row of sums; from one tile of the width to the next
 
-template <int Mode_, bool Inner_, bool Lists_> struct MarchConfig {
+template <int Mode_, bool Inner_, bool Lists_> struct March80Config {
     static constexpr int Mode = Mode_;
     static constexpr bool Inner = Inner_, Lists = Lists_;       // Inner: channels of x lie side by side
     typedef typename Sm80Mode<Mode>::T T;
@@ -78,7 +78,7 @@ template <class T> __device__ __forceinline__ void march_copy(uint32_t to, const
 }
 
 // This lane's x: channels 16*s + 4*t ... + 3 of positions 4*g ... + 3 of a row; of Inner a vector is of channels.
-template <class C> struct MarchRow {
+template <class C> struct March80Row {
     typedef typename C::T T;
     const T *x;                         // of the first channel and position, in plane 0
     int32_t positions, channels;        // of its four positions; of the group from its first channel on
@@ -364,7 +364,7 @@ march_kernel(const __grid_constant__ MarchProblem<typename C::T> p)
     for (int32_t i = threadIdx.x; i < 2 * all_sums; i += blockDim.x) sums[i] = 0;
 
     const int32_t row = at.row + warp, shift = (2 * at.position - axis[2].padding) & 3;
-    MarchRow<C> x;
+    March80Row<C> x;
     x.positions = row < axis[1].in ? min(axis[2].in - at.position - lane / 4 * 4, 4) : 0;
     x.channels = p.h.in_group - lane % 4 * 4;
     x.x = p.h.x + at.n * p.h.x_stride[0] + ((int64_t)at.g * p.h.in_group + lane % 4 * 4) * p.h.x_stride[1] +
@@ -437,7 +437,7 @@ __device__ __forceinline__ float march_weight(const MarchPacking<T> &p, int64_t 
     return Number<T>::widen(p.w[(g * p.in_group + ic) * p.taps + (kd * p.kernel[1] + kh) * p.kernel[2] + kw]);
 }
 
-// A block a group. Fragment b of 4: taps kd = b, rows (kh, kw % 2) and kw + 2; a lane's channels as MarchRow has them.
+// A block a group. Fragment b of 4: taps kd = b, rows (kh, kw % 2) and kw + 2; a lane's channels as March80Row has them.
 template <class C> __global__ void __launch_bounds__(256)
 march_pack_kernel(const __grid_constant__ MarchPacking<typename C::T> p)
 {
@@ -622,10 +622,10 @@ convt3d_status march_run(const convt3d__plan *plan, const convt3d_io *io, const 
 template <bool Inner, bool Lists, class Act> auto march_modes(const MarchShape &s, Act act)
 {
     switch (s.mode) {
-    case SM80_SPLIT: return act(MarchConfig<SM80_SPLIT, Inner, Lists>());
-    case SM80_TF32: return act(MarchConfig<SM80_TF32, Inner, Lists>());
-    case SM80_HALF: return act(MarchConfig<SM80_HALF, Inner, Lists>());
-    default: return act(MarchConfig<SM80_BFLOAT, Inner, Lists>());
+    case SM80_SPLIT: return act(March80Config<SM80_SPLIT, Inner, Lists>());
+    case SM80_TF32: return act(March80Config<SM80_TF32, Inner, Lists>());
+    case SM80_HALF: return act(March80Config<SM80_HALF, Inner, Lists>());
+    default: return act(March80Config<SM80_BFLOAT, Inner, Lists>());
     }
 }
 
