@@ -109,9 +109,13 @@ static inline void check_set_poison(unsigned char *data, int64_t index, int32_t 
 enum { CHECK_X = 0, CHECK_W = 1, CHECK_BIAS = 2, CHECK_RESIDUAL = 3, CHECK_SCALE = 4, CHECK_SHIFT = 5, CHECK_MEAN = 6,
        CHECK_RSTD = 7, CHECK_RUNNING_MEAN = 8, CHECK_RUNNING_VAR = 9, CHECK_TENSORS = 10 };
 
+/* Nearly normal: the sum of four 16-bit digits of a hash, whose standard deviation is 2^16/sqrt(3), and its fraction,
+ * so that all digits of a double are in use. */
 static inline double check_normal(uint64_t seed, uint64_t i)
 {
-    return sqrt(-2 * log(1 - oracle_uniform(seed, 2 * i))) * cos(6.283185307179586 * oracle_uniform(seed, 2 * i + 1));
+    uint64_t r = oracle_hash(seed, i);
+    double digits = (double)((r & 0xFFFF) + (r >> 16 & 0xFFFF) + (r >> 32 & 0xFFFF) + (r >> 48));
+    return (digits - 131070.5 + (double)(r >> 11) * (1.0 / 9007199254740992.0)) * (1.7320508075688772 / 65536);
 }
 
 static inline double check_real_value(int32_t dtype, uint64_t seed, int tensor, uint64_t i)

@@ -54,6 +54,15 @@ static inline oracle_format oracle_format_of(int32_t dtype)
     return f;
 }
 
+/* 2^e as a double, from its bits: ldexp() would be most of the time of a large check. */
+static inline double oracle_power(int e)
+{
+    uint64_t bits = (uint64_t)(e + 1023) << 52;
+    double power;
+    memcpy(&power, &bits, sizeof power);
+    return power;
+}
+
 /* The value of the type nearest to v, ties to even. */
 static inline double oracle_round(int32_t dtype, double v)
 {
@@ -64,7 +73,7 @@ static inline double oracle_round(int32_t dtype, double v)
     frexp(v, &exponent);                                            /* |v| in [2^(exponent-1), 2^exponent) */
     exponent -= f.digits;
     if (exponent < f.min_exponent) exponent = f.min_exponent;
-    return ldexp(nearbyint(ldexp(v, -exponent)), exponent);
+    return nearbyint(v * oracle_power(-exponent)) * oracle_power(exponent);
 }
 
 static inline double oracle_from_bits16(int32_t dtype, uint16_t bits)
@@ -74,8 +83,8 @@ static inline double oracle_from_bits16(int32_t dtype, uint16_t bits)
     int exponent = (bits & 0x7FFF) >> fraction_bits, fraction = bits & ((1 << fraction_bits) - 1);
     double v;
     if (exponent == top) v = fraction ? NAN : INFINITY;
-    else if (exponent == 0) v = ldexp(fraction, least);
-    else v = ldexp(fraction + (1 << fraction_bits), least + exponent - 1);
+    else if (exponent == 0) v = fraction * oracle_power(least);
+    else v = (fraction + (1 << fraction_bits)) * oracle_power(least + exponent - 1);
     return bits & 0x8000 ? -v : v;
 }
 
@@ -88,8 +97,8 @@ static inline uint16_t oracle_to_bits16(int32_t dtype, double value)
     if (isinf(v)) return (uint16_t)(sign | top << fraction_bits);
     frexp(v, &exponent);
     exponent = v == 0 ? 0 : exponent - 1 - fraction_bits - least + 1;
-    if (exponent < 1) return (uint16_t)(sign | (int)ldexp(v, -least));
-    return (uint16_t)(sign + (exponent - 1) * (1 << fraction_bits) + (int)ldexp(v, -(least + exponent - 1)));
+    if (exponent < 1) return (uint16_t)(sign | (int)(v * oracle_power(-least)));
+    return (uint16_t)(sign + (exponent - 1) * (1 << fraction_bits) + (int)(v * oracle_power(-(least + exponent - 1))));
 }
 
 static inline double oracle_load(int32_t dtype, const void *data, int64_t index)

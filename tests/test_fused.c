@@ -116,9 +116,9 @@ static void test_mean(void)
                                                      : rint(1024 * check_normal(7, (uint64_t)i)) / 1024));
         memset(&c.io.ops[0], 0, sizeof c.io.ops[0]);
         if (common_run(&c)) {
-            double mean = 0, square = 0;
+            double mean = 1e4, square = 0;          /* summed about 1e4, where differences are exact */
             each = c.problem.y_count / 2;
-            for (j = 0; j < 4096; j++) mean += oracle_load(dtype, c.x.data, j) / 4096;
+            for (j = 0; j < 4096; j++) mean += (oracle_load(dtype, c.x.data, j) - 1e4) / 4096;
             for (j = 0; j < 4096; j++) square += pow(oracle_load(dtype, c.x.data, j) - mean, 2) / 4096;
             for (i = 0; i < 2 * each; i++) {
                 double want = (oracle_load(dtype, c.x.data, i % 4096) - mean) / sqrt(square);
