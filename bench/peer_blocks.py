@@ -79,10 +79,10 @@ def measure(block, mode, args):
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = mode == "tf32"
     call, make_x = make_block(block, dtype)
     element = torch.empty([], dtype=dtype).element_size()
-    xs = [make_x() for _ in range(peer_torch.sets_wanted(block.xy_bytes(element)))]
-    yield "eager", peer_torch.time_cuda(call, xs, args)
+    sets = [(make_x(),) for _ in range(peer_torch.sets_wanted(block.xy_bytes(element)))]
+    yield "eager", peer_torch.time_cuda(call, sets, args)
     torch._dynamo.reset()
-    yield "compiled", peer_torch.time_cuda(torch.compile(call, dynamic=False), xs, args)
+    yield "compiled", peer_torch.time_cuda(torch.compile(call, dynamic=False), sets, args)
 
 
 def measure_all(blocks, args, begin):
