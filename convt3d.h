@@ -586,8 +586,9 @@ typedef struct convt3d__backend {
 } convt3d__backend;
 
 /* LIST: it applies the entries before the first normalisation; WIDE: plan->stored may differ from desc.dtype; JOINT: of
- * the rows of one name for dx and dw: run() of either makes all that the plan's pass says, from one reading of dy. */
-enum { CONVT3D__FUSES_LIST = 1, CONVT3D__FUSES_WIDE = 2, CONVT3D__JOINT = 4 };
+ * the rows of one name for dx and dw: run() of either makes all that the plan's pass says, from one reading of dy.
+ * LEAVES_RESIDUALS: a list is applied up to the first residual alone, as a pass over y is faster from there on. */
+enum { CONVT3D__FUSES_LIST = 1, CONVT3D__FUSES_WIDE = 2, CONVT3D__JOINT = 4, CONVT3D__LEAVES_RESIDUALS = 8 };
 
 #ifdef CONVT3D_CPU_FAST
 extern CONVT3D__HIDDEN const convt3d__backend convt3d__cpu_backends[];
@@ -2393,10 +2394,18 @@ static const convt3d__backend *convt3d__backend_at(int32_t i)
     return NULL;
 }
 
-/* What lies between the kernel and the passes after it; 0 where the workspace for it does not fit 64 bits. */
+/* What lies between the kernel and the passes after it; 0 where the workspace for it does not fit 64 bits. A kernel that
+ * leaves residuals to a pass applies them itself where what lies between would take more than half of workspace_limit. */
 static int convt3d__stage_for(convt3d__plan *plan, const convt3d__backend *backend)
 {
-    return convt3d__resolve_stage(plan, backend->fuses & CONVT3D__FUSES_LIST ? convt3d__next_norm(plan, 0) : 0);
+    const int32_t norm = convt3d__next_norm(plan, 0);
+    int32_t fused = 0;
+    if (!(backend->fuses & CONVT3D__FUSES_LIST)) return convt3d__resolve_stage(plan, 0);
+    while (fused < norm && !(convt3d__op_uses(plan->desc.ops[fused].kind) & CONVT3D_USES_RESIDUAL)) fused++;
+    if (!(backend->fuses & CONVT3D__LEAVES_RESIDUALS) || fused == norm) return convt3d__resolve_stage(plan, norm);
+    return (convt3d__resolve_stage(plan, fused) &&
+            (plan->desc.workspace_limit == 0 || plan->stage <= plan->desc.workspace_limit / 2)) ||
+           convt3d__resolve_stage(plan, norm);
 }
 
 /* The workspace's parts together, with room to align them; 0 where they do not fit 64 bits. */

@@ -92,7 +92,7 @@
 extern "C" const convt3d__backend convt3d__cuda_backends[] = {
     {"sm90_dense", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__dense_sm90_refuses, convt3d__dense_sm90_cost,
      convt3d__dense_sm90_workspace, convt3d__dense_sm90_packed, convt3d__dense_sm90_pack, convt3d__dense_sm90_run,
-     convt3d__dense_sm90_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
+     convt3d__dense_sm90_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE | CONVT3D__LEAVES_RESIDUALS},
     {"sm90_nonoverlap", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__nonoverlap90_refuses,
      convt3d__nonoverlap90_cost, convt3d__nonoverlap90_packed, convt3d__nonoverlap90_packed, convt3d__nonoverlap90_pack,
      convt3d__nonoverlap90_run, convt3d__nonoverlap90_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},

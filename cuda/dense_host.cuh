@@ -12,7 +12,8 @@ namespace convt3d_cuda {
 struct DenseStrips { int count, length, across, rows, depth; };
 
 struct DenseShape {
-    int mode, nb, r, q, lists;              // the instance
+    int mode, nb, r, q;                     // the instance
+    ListForm form;
     int chunks, cells_group, cells;         // chunks and cells of a stage; cells of a group of channels
     int blocks_group, blocks, position_tiles, tile;     // tile: positions from its first to its last
     int taps_used, segment, x_stages, more_slots, shared, lead;
@@ -175,7 +176,7 @@ static const char *dense_walk(const convt3d__plan *plan, DenseShape *s, int64_t 
     s->table.phases = s->table.stages = s->table.steps = s->taps_used = s->segment = 0;
     if (pd > DENSE_MOST_PHASES || ph > DENSE_MOST_PHASES || pw > DENSE_MOST_PHASES || pd * ph * pw > DENSE_MOST_PHASES)
         return "more than 64 phases";
-    s->empty = s->lists ? 0 : dense_empty_rows(plan);
+    s->empty = s->form != NO_LIST ? 0 : dense_empty_rows(plan);
     for (int64_t i = 0; i < pd * ph * pw; i++) {
         int64_t od = i / pw / ph, oh = i / pw % ph, ow = i % pw;
         if (s->empty >> (od * ph + oh) & 1) continue;
@@ -244,57 +245,58 @@ static const char *dense_stages(const convt3d__plan *plan, DenseShape *s, const 
 static constexpr int dense_fold_columns = 112, dense_fold_r = 3;
 
 // act(DenseTile instance) for the shape's mode, block of channels and phases.
-template <int Mode, int NB, int Q, bool Lists> struct DenseInstance {
-    typedef DenseTile<Mode, NB, dense_r(Mode, NB, Q), Q, dense_u(Mode, NB, Q), Lists> Tile;
+template <int Mode, int NB, int Q, ListForm Form> struct DenseInstance {
+    typedef DenseTile<Mode, NB, dense_r(Mode, NB, Q), Q, dense_u(Mode, NB, Q), Form> Tile;
 };
-template <int Mode, int NB, bool Lists, class Act> auto dense_with_phases(int q, Act act)
+template <int Mode, int NB, ListForm Form, class Act> auto dense_with_phases(int q, Act act)
 {
     if constexpr (NB < (Mode == DENSE_SPLIT ? 64 : 128))
-        if (q == 2) return act(typename DenseInstance<Mode, NB, 2, Lists>::Tile());
-    return act(typename DenseInstance<Mode, NB, 1, Lists>::Tile());
+        if (q == 2) return act(typename DenseInstance<Mode, NB, 2, Form>::Tile());
+    return act(typename DenseInstance<Mode, NB, 1, Form>::Tile());
 }
-template <int Mode, bool Lists, class Act> auto dense_with_block(const DenseShape &s, Act act)
+template <int Mode, ListForm Form, class Act> auto dense_with_block(const DenseShape &s, Act act)
 {
     if constexpr (Mode != DENSE_SPLIT)
-        if (s.nb == 128) return dense_with_phases<Mode, 128, Lists>(s.q, act);
-    if (s.nb == 64) return dense_with_phases<Mode, 64, Lists>(s.q, act);
-    if (s.nb == 48) return dense_with_phases<Mode, 48, Lists>(s.q, act);
-    if (s.nb == 32) return dense_with_phases<Mode, 32, Lists>(s.q, act);
-    if (s.nb == 24) return dense_with_phases<Mode, 24, Lists>(s.q, act);
-    return dense_with_phases<Mode, 16, Lists>(s.q, act);
+        if (s.nb == 128) return dense_with_phases<Mode, 128, Form>(s.q, act);
+    if (s.nb == 64) return dense_with_phases<Mode, 64, Form>(s.q, act);
+    if (s.nb == 48) return dense_with_phases<Mode, 48, Form>(s.q, act);
+    if (s.nb == 32) return dense_with_phases<Mode, 32, Form>(s.q, act);
+    if (s.nb == 24) return dense_with_phases<Mode, 24, Form>(s.q, act);
+    return dense_with_phases<Mode, 16, Form>(s.q, act);
 }
 template <int Mode, class Act> auto dense_with_fold(Act act)
 {
-    return act(DenseTile<Mode, dense_fold_columns, dense_fold_r, 1, 5, false, true>());
+    return act(DenseTile<Mode, dense_fold_columns, dense_fold_r, 1, 5, NO_LIST, true>());
 }
-template <bool Lists, class Act> auto dense_instance(const DenseShape &s, Act act)
+template <ListForm Form, class Act> auto dense_instance(const DenseShape &s, Act act)
 {
 #ifndef DENSE_SPLIT_ONLY
-    if (s.mode == DENSE_F16) return dense_with_block<DENSE_F16, Lists>(s, act);
-    if (s.mode == DENSE_BF16) return dense_with_block<DENSE_BF16, Lists>(s, act);
-    if (s.mode == DENSE_TF32) return dense_with_block<DENSE_TF32, Lists>(s, act);
+    if (s.mode == DENSE_F16) return dense_with_block<DENSE_F16, Form>(s, act);
+    if (s.mode == DENSE_BF16) return dense_with_block<DENSE_BF16, Form>(s, act);
+    if (s.mode == DENSE_TF32) return dense_with_block<DENSE_TF32, Form>(s, act);
 #endif
-    return dense_with_block<DENSE_SPLIT, Lists>(s, act);
+    return dense_with_block<DENSE_SPLIT, Form>(s, act);
 }
 
 // The same, and those of folds.
-template <bool Lists, class Act> auto dense_tile(const DenseShape &s, Act act)
+template <ListForm Form, class Act> auto dense_tile(const DenseShape &s, Act act)
 {
 #ifndef DENSE_SPLIT_ONLY
-    if constexpr (!Lists)
+    if constexpr (Form == NO_LIST)
         if (s.fold.taps > 0) {
             if (s.mode == DENSE_F16) return dense_with_fold<DENSE_F16>(act);
             if (s.mode == DENSE_BF16) return dense_with_fold<DENSE_BF16>(act);
             return dense_with_fold<DENSE_TF32>(act);
         }
 #endif
-    return dense_instance<Lists>(s, act);
+    return dense_instance<Form>(s, act);
 }
 
-// Whether the plan wants an instance that applies lists.
-static inline bool dense_lists(const convt3d__plan *plan)
+// Which instance the plan wants: what is stored wide is so by the one that applies any list.
+static inline ListForm dense_form(const convt3d__plan *plan)
 {
-    return plan->pass == CONVT3D_FORWARD && (plan->fused > 0 || plan->stored != plan->desc.dtype);
+    if (plan->pass != CONVT3D_FORWARD) return NO_LIST;
+    return plan->stored != plan->desc.dtype ? WHOLE_LIST : form_of(plan);
 }
 
 // Taps along w as columns where so few output channels leave the matrix unit waiting for positions that this, and summing
@@ -304,7 +306,7 @@ static void dense_fold(const convt3d__plan *plan, DenseShape *s)
 {
     s->fold = {};
     s->columns = s->nb;
-    if (plan->axis[2].stride != 1 || s->lists || s->mode == DENSE_SPLIT) return;
+    if (plan->axis[2].stride != 1 || s->form != NO_LIST || s->mode == DENSE_SPLIT) return;
     const convt3d__taps d = dense_axis_phase(plan->axis[0], 0).taps, h = dense_axis_phase(plan->axis[1], 0).taps;
     const convt3d__taps w = dense_axis_phase(plan->axis[2], 0).taps;
     const int64_t reach = (w.count - 1) * plan->axis[2].in_step;
@@ -366,7 +368,7 @@ static const char *dense_shape(const convt3d__plan *plan, DenseShape *s)
 {
     const convt3d_desc &d = plan->desc;
     s->mode = dense_mode(d);
-    s->lists = dense_lists(plan);
+    s->form = dense_form(plan);
     s->q = dense_phases(plan->axis[2]) == 2 ? 2 : 1;
     s->nb = dense_channel_block(s->mode, s->q, plan->out_group);
     s->r = dense_r(s->mode, s->nb, s->q);
@@ -389,7 +391,9 @@ static const char *dense_shape(const convt3d__plan *plan, DenseShape *s)
         typedef decltype(tile) C;
         return DenseFixed{C::FixedBytes, C::SlotBytes, C::LeastSlots};
     };
-    const DenseFixed fixed = s->lists ? dense_tile<true>(*s, fixed_of) : dense_tile<false>(*s, fixed_of);
+    const DenseFixed fixed = s->form == NO_LIST      ? dense_tile<NO_LIST>(*s, fixed_of)
+                             : s->form == LIGHT_LIST ? dense_tile<LIGHT_LIST>(*s, fixed_of)
+                                                     : dense_tile<WHOLE_LIST>(*s, fixed_of);
     const char *why = dense_stages(plan, s, fixed);
     if (*why) return why;
     if ((int64_t)s->position_tiles * s->blocks * s->table.phases > INT32_MAX) return "too many tiles";
@@ -637,13 +641,16 @@ static DenseFlags dense_flags(const convt3d_io *io, const DenseShape &s, const D
     return f;
 }
 
-template <class C>
-DenseFollows<typename C::T, C::Lists> dense_follows(const convt3d__plan *plan, const convt3d_io *io,
-                                                    [[maybe_unused]] const DenseFlags &flags)
+template <class T, ListForm Form>
+DenseFollows<T, Form> dense_follows([[maybe_unused]] const convt3d__plan *plan, [[maybe_unused]] const convt3d_io *io,
+                                    [[maybe_unused]] const DenseFlags &flags)
 {
-    if constexpr (C::Lists)
-        return {list_of<typename C::T>(plan, io, 0, plan->fused), flags, plan->stored != plan->desc.dtype};
-    else return {};
+    if constexpr (Form == NO_LIST) return {};
+    else {
+        const List<T> list = list_of<T>(plan, io, 0, plan->fused);
+        if constexpr (Form == LIGHT_LIST) return {list.head, light_of(list.common)};
+        else return {list, flags, plan->stored != plan->desc.dtype};
+    }
 }
 
 static DenseRows dense_row_tiles(const DenseShape &s)
@@ -701,7 +708,7 @@ convt3d_status dense_main(DenseLaunches &launch, const convt3d__plan *plan, cons
     p.skips = zeros * s.plane * s.strips.count >= s.tile && (C::Q == 1 || 10 * zeros >= s.pitch[0]) &&
               s.strips.length % s.pitch[0] == 0;
     return launch(dense_kernel<C>, grid, DENSE_THREADS, s.shared, p,
-                  dense_follows<C>(plan, io, dense_flags(io, s, l, packed)));
+                  dense_follows<typename C::T, C::Form>(plan, io, dense_flags(io, s, l, packed)));
 }
 
 template <class C>
@@ -720,8 +727,8 @@ convt3d_status dense_repair(DenseLaunches &launch, const convt3d__plan *plan, co
     p.in_group = (int)plan->in_group;  p.out_group = (int)plan->out_group;
     p.blocks_group = s.blocks_group;  p.row_block = s.nb;
     for (int i = 0; i < 5; i++) { p.x_stride[i] = d.x_stride[i];  p.y_stride[i] = d.y_stride[i]; }
-    return launch(dense_repair_kernel<typename C::T, C::Lists>, plan->multiprocessors, 256, 0, p,
-                  dense_follows<C>(plan, io, p.flags));
+    return launch(dense_repair_kernel<typename C::T, C::RepairForm>, plan->multiprocessors, 256, 0, p,
+                  dense_follows<typename C::T, C::RepairForm>(plan, io, p.flags));
 }
 
 template <class C>
@@ -748,7 +755,7 @@ template <class C> convt3d_status dense_ready(const convt3d__plan *plan, convt3d
     if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, dense_split_kernel<C::Mode, C::NB>, 0);
     if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, dense_again_kernel, 0);
     if (status == CONVT3D_OK)
-        status = convt3d__load_kernel(error, plan, dense_repair_kernel<typename C::T, C::Lists>, 0);
+        status = convt3d__load_kernel(error, plan, dense_repair_kernel<typename C::T, C::RepairForm>, 0);
     return status;
 }
 
@@ -834,7 +841,7 @@ extern "C" convt3d_status convt3d__dense_sm90_pack(const convt3d__plan *plan, co
     convt3d_status status = convt3d__check_device(plan, error);
     if (status != CONVT3D_OK) return status;
     dense_shape(plan, &s);
-    return dense_tile<false>(s, [&](auto tile) {      // packs of both are made alike
+    return dense_tile<NO_LIST>(s, [&](auto tile) {      // packs of both are made alike
         DenseLaunches launch = {stream, error, 0};
         return dense_prepare<decltype(tile)>(launch, dense_packing(plan, s, dense_layout(plan, s), w, packed, true),
                                              GuessProblem(), PlanesProblem(), FillProblem(), 0);
@@ -846,8 +853,9 @@ extern "C" convt3d_status convt3d__dense_sm90_ready(const convt3d__plan *plan, c
     using namespace convt3d_cuda;
     DenseShape s;
     dense_shape(plan, &s);
-    if (s.lists) return convt3d__dense_sm90_list_ready(plan, error);
-    return dense_tile<false>(s, [&](auto tile) { return dense_ready<decltype(tile)>(plan, error); });
+    if (s.form == WHOLE_LIST) return convt3d__dense_sm90_list_ready(plan, error);
+    auto ready = [&](auto tile) { return dense_ready<decltype(tile)>(plan, error); };
+    return s.form == LIGHT_LIST ? dense_tile<LIGHT_LIST>(s, ready) : dense_tile<NO_LIST>(s, ready);
 }
 
 extern "C" convt3d_status convt3d__dense_sm90_run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error)
@@ -857,8 +865,9 @@ extern "C" convt3d_status convt3d__dense_sm90_run(const convt3d__plan *plan, con
     convt3d_status status = convt3d__check_device(plan, error);
     if (status != CONVT3D_OK) return status;
     dense_shape(plan, &s);
-    if (s.lists) return convt3d__dense_sm90_list_run(plan, io, error);
-    return dense_tile<false>(s, [&](auto tile) { return dense_run<decltype(tile)>(plan, io, s, error); });
+    if (s.form == WHOLE_LIST) return convt3d__dense_sm90_list_run(plan, io, error);
+    auto run = [&](auto tile) { return dense_run<decltype(tile)>(plan, io, s, error); };
+    return s.form == LIGHT_LIST ? dense_tile<LIGHT_LIST>(s, run) : dense_tile<NO_LIST>(s, run);
 }
 
 #endif
@@ -869,7 +878,7 @@ extern "C" convt3d_status convt3d__dense_sm90_list_ready(const convt3d__plan *pl
     using namespace convt3d_cuda;
     DenseShape s;
     dense_shape(plan, &s);
-    return dense_tile<true>(s, [&](auto tile) { return dense_ready<decltype(tile)>(plan, error); });
+    return dense_tile<WHOLE_LIST>(s, [&](auto tile) { return dense_ready<decltype(tile)>(plan, error); });
 }
 
 extern "C" convt3d_status convt3d__dense_sm90_list_run(const convt3d__plan *plan, const convt3d_io *io,
@@ -878,7 +887,7 @@ extern "C" convt3d_status convt3d__dense_sm90_list_run(const convt3d__plan *plan
     using namespace convt3d_cuda;
     DenseShape s;
     dense_shape(plan, &s);
-    return dense_tile<true>(s, [&](auto tile) { return dense_run<decltype(tile)>(plan, io, s, error); });
+    return dense_tile<WHOLE_LIST>(s, [&](auto tile) { return dense_run<decltype(tile)>(plan, io, s, error); });
 }
 
 #endif

@@ -171,9 +171,9 @@ __device__ __forceinline__ float dense_exact(const DenseRepairProblem &p, int n,
     return sum;
 }
 
-template <class T, bool Lists>
+template <class T, ListForm Form>
 __global__ void __launch_bounds__(256) dense_repair_kernel(const __grid_constant__ DenseRepairProblem p,
-                                                           const __grid_constant__ DenseFollows<T, Lists> f)
+                                                           const __grid_constant__ DenseFollows<T, Form> f)
 {
     wait_for_previous();
     if (!__syncthreads_or(dense_bad_any(p.flags, p.batch, 256))) return;
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(256) dense_repair_kernel(const __grid_constant
     for (int i = 0; i < p.batch * p.channels; i++) {
         int n = i / p.channels, oc = i % p.channels, g = oc / p.out_group, c = oc % p.out_group;
         int row = (g * p.blocks_group + c / p.row_block) * p.row_block + c % p.row_block;
-        if (!dense_bad_sample(p.flags, n) && !(Lists ? dense_bad_octet(p.flags, row / 8) : dense_bad_row(p.flags, row)))
+        if (!dense_bad_sample(p.flags, n) && !(Form != NO_LIST ? dense_bad_octet(p.flags, row / 8) : dense_bad_row(p.flags, row)))
             continue;
         for (int o = blockIdx.x * 256 + threadIdx.x; o < outputs; o += gridDim.x * 256) {
             int ow = o % p.axis[2].out, oh = o / p.axis[2].out % p.axis[1].out, od = o / p.axis[2].out / p.axis[1].out;
@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(256) dense_repair_kernel(const __grid_constant
             int64_t at = n * p.y_stride[0] + oc * p.y_stride[1] + od * p.y_stride[2] + oh * p.y_stride[3] +
                          ow * p.y_stride[4];
             float v = epilogue.widen(dense_exact<T>(p, n, oc, t), oc);
-            if constexpr (Lists) {
+            if constexpr (Form != NO_LIST) {
                 if (f.list.count > 0) list_in_memory(f.list, &v, 1, 1, {n, oc, od, oh, ow, 1, 1});
                 if (f.wide) { ((float *)p.y)[at] = v;  continue; }
             }

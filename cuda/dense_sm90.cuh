@@ -248,7 +248,8 @@ __device__ __forceinline__ void dense_steps(float (&sum)[C::R][C::NB / 2], Dense
 }
 
 template <class C>
-__device__ __forceinline__ void dense_consume(const DenseProblem &p, const DenseShared &s, unsigned char *shared)
+__device__ __forceinline__ void dense_consume(const DenseProblem &p, const DenseFollows<typename C::T, C::Form> &f, const DenseShared &s,
+                                              unsigned char *shared)
 {
     static_assert(sizeof(DenseScales<C>) == C::ScaleBytes, "");
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
@@ -266,7 +267,7 @@ __device__ __forceinline__ void dense_consume(const DenseProblem &p, const Dense
         DenseWork work(p, tile, C::Positions);
         const DensePhase &phase = p.table.phase[work.phase];
         const int position = work.position + offset;
-        const DenseAhead<C> ahead(p, position, DenseChannels::of<C>(p, work.block));
+        const DenseAhead<C> ahead(p, f, position, DenseChannels::of<C>(p, work.block));
         float sum[C::Q][C::R][C::NB / 2] = {};
         [[maybe_unused]] DenseHeld held;
         for (int block = 0; block < p.plane_blocks; block++)
@@ -289,14 +290,14 @@ __device__ __forceinline__ void dense_consume(const DenseProblem &p, const Dense
             for (int i = 0; i < C::Q * C::R; i++) wgmma_pin(sum[i / C::R][i % C::R]);
             held.release(cursor);
         }
-        dense_put<C>(p, s, shared, ahead, position, chunk, sum);
+        dense_put<C>(p, f, s, shared, ahead, position, chunk, sum);
     }
 }
 #endif
 
 template <class C>
 __global__ void __launch_bounds__(DENSE_THREADS, 1)
-dense_kernel(const __grid_constant__ DenseProblem p, const __grid_constant__ DenseFollows<typename C::T, C::Lists> f)
+dense_kernel(const __grid_constant__ DenseProblem p, const __grid_constant__ DenseFollows<typename C::T, C::Form> f)
 {
 #if CONVT3D__SM90A
     extern __shared__ __align__(128) unsigned char dense_shared[];
@@ -330,7 +331,7 @@ dense_kernel(const __grid_constant__ DenseProblem p, const __grid_constant__ Den
     int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
     if (warp < 8) {
         take_registers<C::MultiplyRegisters>();
-        dense_consume<C>(p, s, dense_shared);
+        dense_consume<C>(p, f, s, dense_shared);
     } else if (warp < 12) {
         give_registers<C::LoadRegisters>();
         if (warp == 8) dense_load_x<C>(p, s);

@@ -13,8 +13,13 @@ namespace convt3d_cuda {
 // A warpgroup finishes its results and puts them, 64 positions at a time, into a ring of chunks in shared memory; two
 // other warps take them from there to y while it multiplies the next tile.
 
-// Of a warpgroup's channels: the scale, as a factor where it is moderate, and its exponent; 1; the bias.
-template <class C> struct DenseScales { float whole[C::NB], one[C::NB], bias[C::NB];  int exponent[C::NB]; };
+// Of a warpgroup's channels: the scale, as a factor where it is moderate, and its exponent; 1; the bias; the list's head.
+template <class C, bool Light> struct DenseHeads {};
+template <class C> struct DenseHeads<C, true> { float factor[C::NB], term[C::NB]; };
+template <class C> struct DenseScales : DenseHeads<C, C::Light> {
+    float whole[C::NB], one[C::NB], bias[C::NB];
+    int exponent[C::NB];
+};
 
 template <class T> struct alignas(2 * sizeof(T)) DensePair { T at[2]; };
 
@@ -40,8 +45,9 @@ struct DenseChannels {
 // alone; elsewhere they are one or, where `sample` is negative, to be looked up.
 template <class C> struct DenseAhead {
     int w, x, sample;           // x: both usable exponents, 16 bits each
-    float bias;
-    __device__ __forceinline__ DenseAhead(const DenseProblem &p, int position, const DenseChannels &channels)
+    float bias, factor, term;   // the last two of a light list
+    __device__ __forceinline__ DenseAhead(const DenseProblem &p, [[maybe_unused]] const DenseFollows<typename C::T, C::Form> &f,
+                                          int position, const DenseChannels &channels)
     {
         typedef typename C::T T;
         const int t = threadIdx.x % 128;
@@ -53,6 +59,11 @@ template <class C> struct DenseAhead {
         }
         const bool biased = real && first && (int)c < channels.left && p.bias;
         bias = biased ? Number<T>::widen(((const T *)p.bias)[channels.oc + (int)c]) : 0.f;
+        if constexpr (C::Light) {       // without a head what changes no value, -0 among them
+            const bool head = real && (int)c < channels.left && f.head.entries > 0;
+            factor = head ? f.head.factor(channels.oc + (int)c) : 1.f;
+            term = head ? f.head.term(channels.oc + (int)c) : -0.f;
+        }
         w = C::Mode == DENSE_SPLIT && real ? p.w_exponent[channels.row + (int)c] : 0;
         x = sample = 0;
         if constexpr (C::Mode == DENSE_SPLIT) {
@@ -86,6 +97,10 @@ template <class C> struct DenseUnscale {
         int e[C::R][2];
         if (t < C::NB) {
             scales->bias[t] = ahead.bias;
+            if constexpr (C::Light) {
+                scales->factor[t] = ahead.factor;
+                scales->term[t] = ahead.term;
+            }
             if (C::Mode == DENSE_SPLIT) {
                 const int ew = -usable_exponent(ahead.w);
                 moderate = dense_moderate(ew);
@@ -131,10 +146,11 @@ template <class C> struct DenseUnscale {
 
 // The one place where accumulators become results: 64 positions of the warpgroup, as values of the ring in `chunk`.
 // Element 4*b + i of sum belongs to channel 8*b + lane%4*2 + i%2 and position warp*16 + lane/4 + i/2*8.
-template <class C>
+template <class C, LightForm Kind>
 __device__ __forceinline__ void dense_finish(const float (&sum)[C::Q][C::R][C::NB / 2], int r,
                                              const DenseUnscale<C> &scale, const DenseScales<C> *scales,
-                                             typename C::Value *chunk, bool by_channel)
+                                             [[maybe_unused]] const DenseFollows<typename C::T, C::Form> &f, typename C::Value *chunk,
+                                             bool by_channel)
 {
     typedef typename C::Value T;
     typedef DensePair<T> Pair;
@@ -144,15 +160,25 @@ __device__ __forceinline__ void dense_finish(const float (&sum)[C::Q][C::R][C::N
         const int channel = b * 8 + lane % 4 * 2;
         const float2 factor = *(const float2 *)(scale.channel + channel);
         const float2 bias = *(const float2 *)(scales->bias + channel);
-        T v[C::Q][4];
+        float whole[C::Q][4];
 #pragma unroll
         for (int q = 0; q < C::Q; q++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 float s = sum[q][r][b * 4 + i], add = i % 2 ? bias.y : bias.x;
-                v[q][i] = Number<T>::round(C::Mode != DENSE_SPLIT ? s + add : fmaf(s * scale.row[r][i / 2],
-                                                                                   i % 2 ? factor.y : factor.x, add));
+                whole[q][i] = C::Mode != DENSE_SPLIT ? s + add : fmaf(s * scale.row[r][i / 2],
+                                                                      i % 2 ? factor.y : factor.x, add);
             }
+        if constexpr (C::Light) {
+            const float2 times = *(const float2 *)(scales->factor + channel), plus = *(const float2 *)(scales->term + channel);
+#pragma unroll
+            for (int i = 0; i < 4 * C::Q; i++)
+                whole[i / 4][i % 4] = fmaf(whole[i / 4][i % 4], i % 2 ? times.y : times.x, i % 2 ? plus.y : plus.x);
+            f.light.template all<Kind>(whole);
+        }
+        T v[C::Q][4];
+#pragma unroll
+        for (int i = 0; i < 4 * C::Q; i++) v[i / 4][i % 4] = Number<T>::round(whole[i / 4][i % 4]);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             if (by_channel) {
@@ -171,24 +197,28 @@ __device__ __forceinline__ void dense_finish(const float (&sum)[C::Q][C::R][C::N
 }
 
 template <class C>
-__device__ __forceinline__ void dense_put(const DenseProblem &p, const DenseShared &s, unsigned char *shared,
-                                          const DenseAhead<C> &ahead, int position, Ring &ring,
+__device__ __forceinline__ void dense_put(const DenseProblem &p, const DenseFollows<typename C::T, C::Form> &f, const DenseShared &s,
+                                          unsigned char *shared, const DenseAhead<C> &ahead, int position, Ring &ring,
                                           float (&sum)[C::Q][C::R][C::NB / 2])
 {
     const int group = threadIdx.x / 128;
     const uint32_t origin = (uint32_t)__cvta_generic_to_shared(shared);
     DenseScales<C> *scales = (DenseScales<C> *)(shared + (s.scales - origin)) + group;
     const DenseUnscale<C> scale(p, scales, position, ahead, sum);
+    auto put = [&](auto kind) {
 #pragma unroll
-    for (int r = 0; r < C::R; r++) {
-        const uint32_t at = DenseShared::ring(group, ring.index);
-        barrier_wait(s.y_empty + at, ring.parity ^ 1);
-        typename C::Value *chunk = (typename C::Value *)(shared + (s.chunk<C>(group, ring.index) - origin));
-        dense_finish<C>(sum, r, scale, scales, chunk + (C::Folds ? DENSE_MOST_REACH : 0),
-                        !C::Folds && p.y_stride[1] == 1);
-        barrier_arrive(s.y_full + at);
-        ring.next(C::Chunks);
-    }
+        for (int r = 0; r < C::R; r++) {
+            const uint32_t at = DenseShared::ring(group, ring.index);
+            barrier_wait(s.y_empty + at, ring.parity ^ 1);
+            typename C::Value *chunk = (typename C::Value *)(shared + (s.chunk<C>(group, ring.index) - origin));
+            dense_finish<C, decltype(kind)::form>(sum, r, scale, scales, f, chunk + (C::Folds ? DENSE_MOST_REACH : 0),
+                                                  !C::Folds && p.y_stride[1] == 1);
+            barrier_arrive(s.y_full + at);
+            ring.next(C::Chunks);
+        }
+    };
+    if constexpr (C::Light) f.light.dispatch(put);
+    else put(LightKind<LIGHT_FLOOR>());
     warpgroup_sync(1 + group);      // the scales are free
 }
 
@@ -727,13 +757,13 @@ __device__ __forceinline__ void dense_store_folded(const DenseProblem &p, const 
 // Where the list is applied: of which tile, in which phase.
 template <class C> struct DenseListed {
     const DenseProblem &p;
-    const DenseFollows<typename C::T, true> &f;
+    const DenseFollows<typename C::T, WHOLE_LIST> &f;
     const DensePhase &phase;
     DenseChannels channels;
     uint32_t bad;               // octets of channels that are left to be repaired
     bool repairs;               // there may be such, or such samples
     __device__ __forceinline__ DenseListed(const DenseProblem &problem,
-                                           const DenseFollows<typename C::T, true> &follows, const DensePhase &of,
+                                           const DenseFollows<typename C::T, WHOLE_LIST> &follows, const DensePhase &of,
                                            int block, bool some)
         : p(problem), f(follows), phase(of), channels(DenseChannels::of<C>(problem, block)), bad(0), repairs(some)
     {
@@ -916,7 +946,7 @@ __device__ __forceinline__ void dense_list_chunk(const DenseListed<C> &l, int po
 }
 
 template <class C>
-__device__ __forceinline__ void dense_store_listed(const DenseProblem &p, const DenseFollows<typename C::T, true> &f,
+__device__ __forceinline__ void dense_store_listed(const DenseProblem &p, const DenseFollows<typename C::T, WHOLE_LIST> &f,
                                                    const DenseShared &s, unsigned char *shared, bool repairs)
 {
     const int warp = threadIdx.x / 32 % 4, group = warp / 2, half = warp % 2;

@@ -39,14 +39,17 @@ static constexpr int dense_most(int a, int b) { return a < b ? b : a; }
 template <bool Wide, class T> struct DenseChunk { typedef T Value; };
 template <class T> struct DenseChunk<true, T> { typedef float Value; };
 
-// One instance: NB channels, R times 64 positions a warpgroup, Q w phases, U steps a slot of weights. Lists: results
-// stay f32 in their ring, and the warps that store them apply the list, and round if y is not wide.
-template <int Mode_, int NB_, int R_, int Q_, int U_, bool Lists_, bool Folds_ = false> struct DenseTile {
+// One instance: NB channels, R times 64 positions a warpgroup, Q w phases, U steps a slot of weights. Light: a light list
+// is applied to what leaves the accumulators. Lists: results stay f32 in their ring, and the warps that store them apply
+// the list, and round if y is not wide.
+template <int Mode_, int NB_, int R_, int Q_, int U_, ListForm Form_, bool Folds_ = false> struct DenseTile {
+    static constexpr ListForm Form = Form_;
+    static constexpr ListForm RepairForm = Form == NO_LIST ? NO_LIST : WHOLE_LIST;
+    static constexpr bool Light = Form == LIGHT_LIST, Lists = Form == WHOLE_LIST, Folds = Folds_;
     typedef typename DenseMode<Mode_>::T T;
-    typedef typename DenseChunk<Lists_ || Folds_, T>::Value Value;  // a result in the ring
+    typedef typename DenseChunk<Lists || Folds, T>::Value Value;  // a result in the ring
     typedef typename DenseMode<Mode_>::Operand Operand;
     static constexpr int Mode = Mode_, NB = NB_, R = R_, Q = Q_, U = U_;
-    static constexpr bool Lists = Lists_, Folds = Folds_;
     static constexpr int Kind = DenseMode<Mode>::Kind, Parts = CellKind<Kind>::Parts;
     static constexpr int Rows = Parts * NB;                         // of the weights' operand
     static constexpr int Positions = R * 128;
@@ -63,7 +66,7 @@ template <int Mode_, int NB_, int R_, int Q_, int U_, bool Lists_, bool Folds_ =
     // A ring for all of a tile is worth less than long stages, but where these are short anyway.
     static constexpr int RingBytes = (Folds ? 40 : Mode == DENSE_SPLIT && Q == 1 ? 58 : Lists && Q == 1 ? 40 : 28) * 1024;
     static constexpr int Chunks = dense_least(R, dense_most(1, RingBytes / ChunkBytes));
-    static constexpr int ScaleBytes = 4 * NB * 4;                   // DenseScales
+    static constexpr int ScaleBytes = (Light ? 6 : 4) * NB * 4;                  // DenseScales
     static constexpr bool Tables = Lists || Q == 2;                 // other warps look up where results go, see dense_table
     static constexpr int TableBytes = Tables ? DENSE_TABLES * 64 * 8 : 0;
     // Of a thread, by role; multiplying counts twice, 512 in all. What has a list wants more to store.
@@ -126,13 +129,17 @@ struct DenseFlags {
 };
 
 // What an instance that applies lists wants besides.
-template <class T, bool Lists> struct DenseFollows {};
-template <class T> struct DenseFollows<T, true> {
+template <class T, ListForm Form> struct DenseFollows {};
+template <class T> struct DenseFollows<T, LIGHT_LIST> {
+    Head<float> head;
+    Light<float> light;
+};
+template <class T> struct DenseFollows<T, WHOLE_LIST> {
     List<T> list;
     DenseFlags flags;
     int wide;                               // y has f32, whatever T
 };
-static_assert(sizeof(DenseProblem) + sizeof(DenseFollows<float, true>) <= 4096, "a kernel's parameters");
+static_assert(sizeof(DenseProblem) + sizeof(DenseFollows<float, WHOLE_LIST>) <= 4096, "a kernel's parameters");
 
 __device__ __forceinline__ bool dense_bad_sample(const DenseFlags &f, int n)
 {

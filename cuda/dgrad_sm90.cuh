@@ -264,7 +264,7 @@ static const char *dgrad_shape(const convt3d__plan *plan, DgradShape *s)
     if (s->pitch > limit || s->pitch / 256 > INT32_MAX / 2 / (d.groups * e->cells_group * s->phases.phases))
         return "too many positions";
     s->cells = (int)d.groups * e->cells_group;
-    const int fixed = dense_instance<false>(*e, [](auto tile) { return (int)decltype(tile)::FixedBytes; });
+    const int fixed = dense_instance<NO_LIST>(*e, [](auto tile) { return (int)decltype(tile)::FixedBytes; });
     why = dgrad_stages(s, fixed);
     if (*why) return why;
     if ((int64_t)e->position_tiles * e->blocks > INT32_MAX) return "too many tiles";
@@ -411,7 +411,7 @@ convt3d_status dgrad_run(const convt3d__plan *plan, const convt3d_io *io, const 
     if (status == CONVT3D_OK)
         status = launch(dense_kernel<C>, convt3d__min(e.position_tiles * e.blocks, plan->multiprocessors),
                         DENSE_THREADS, e.shared, dgrad_problem(plan, io, s, l),
-                        DenseFollows<typename C::T, false>());
+                        DenseFollows<typename C::T, NO_LIST>());
     if (status == CONVT3D_OK)
         status = launch(dgrad_repair_kernel<typename C::T>, plan->multiprocessors, 256, 0,
                         dgrad_repair(plan, io, s, l));
@@ -463,7 +463,7 @@ extern "C" convt3d_status convt3d__dgrad_sm90_ready(const convt3d__plan *plan, c
     using namespace convt3d_cuda;
     DgradShape s;
     dgrad_shape(plan, &s);
-    return dense_instance<false>(s.dense, [&](auto tile) {
+    return dense_instance<NO_LIST>(s.dense, [&](auto tile) {
         typedef decltype(tile) C;
         typedef typename CellKind<C::Kind>::Element Element;
         convt3d_status status = convt3d__load_kernel(error, plan, dense_kernel<C>, DENSE_SHARED);
@@ -483,7 +483,7 @@ extern "C" convt3d_status convt3d__dgrad_sm90_run(const convt3d__plan *plan, con
     convt3d_status status = convt3d__check_device(plan, error);
     if (status != CONVT3D_OK) return status;
     dgrad_shape(plan, &s);
-    return dense_instance<false>(s.dense, [&](auto tile) { return dgrad_run<decltype(tile)>(plan, io, s, error); });
+    return dense_instance<NO_LIST>(s.dense, [&](auto tile) { return dgrad_run<decltype(tile)>(plan, io, s, error); });
 }
 
 #endif

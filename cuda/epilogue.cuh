@@ -53,6 +53,27 @@ template <class T> struct List {
     Entry<Accumulator> entry[CONVT3D_MAX_OPS];
 };
 
+// Instances of a kernel: without a list, with one that is an affine head and a common entry at most, with any. The
+// second has no loop over entries, no residual and no call, so that it costs little more than the first.
+enum ListForm { NO_LIST, LIGHT_LIST, WHOLE_LIST };
+
+// What follows the head of a light list, in code of its own for each form. NaN stays NaN.
+enum LightForm { LIGHT_FLOOR, LIGHT_BENT, LIGHT_SILU };       // max(v, low); the larger of v and leak*v, within limits
+template <LightForm Form> struct LightKind { static constexpr LightForm form = Form; };
+
+template <class A> struct Light {
+    LightForm form;
+    A low, leak, high;
+    template <LightForm Form, int M, int N> __device__ __forceinline__ void all(A (&v)[M][N]) const;
+    // act(LightKind<form>)
+    template <class Act> __device__ __forceinline__ void dispatch(Act act) const
+    {
+        if (form == LIGHT_FLOOR) act(LightKind<LIGHT_FLOOR>());
+        else if (form == LIGHT_BENT) act(LightKind<LIGHT_BENT>());
+        else act(LightKind<LIGHT_SILU>());
+    }
+};
+
 template <class T> struct Epilogue {
     typedef typename Number<T>::Accumulator Accumulator;
     const T *bias;                  // [out_channels] or null
@@ -81,6 +102,35 @@ template <class A> Common<A> common_of(const Entry<A> &e, int32_t at, int32_t co
     case CONVT3D_OP_LEAKY_RELU: return e.a > 0 && e.a <= 1 ? Common<A>{e.kind, at + 1, e.a, 0} : none;
     case CONVT3D_OP_CLAMP: case CONVT3D_OP_RELU: case CONVT3D_OP_SILU: return {e.kind, at + 1, e.a, e.b};
     default: return none;
+    }
+}
+
+// Of the entries that the plan's kernel applies.
+static inline ListForm form_of(const convt3d__plan *plan)
+{
+    const convt3d_op *op = plan->desc.ops;
+    const bool f64 = plan->desc.dtype == CONVT3D_F64;
+    int32_t at = plan->fused > 0 && (op[0].kind == CONVT3D_OP_AFFINE || op[0].kind == CONVT3D_OP_CHANNEL_AFFINE);
+    if (plan->fused == 0) return NO_LIST;
+    if (at < plan->fused) {
+        Entry<double> e = {};
+        e.kind = op[at].kind;
+        e.a = f64 ? op[at].a : (float)op[at].a;         // as list_of() has it
+        e.b = op[at].b;
+        at = common_of(e, at, plan->fused).next;
+    }
+    return at >= plan->fused ? LIGHT_LIST : WHOLE_LIST;
+}
+
+template <class A> Light<A> light_of(const Common<A> &e)
+{
+    const A infinity = (A)INFINITY;
+    switch (e.kind) {
+    case CONVT3D_OP_RELU:       return {LIGHT_FLOOR, 0, 1, infinity};
+    case CONVT3D_OP_CLAMP:      return {LIGHT_BENT, e.a, 1, e.b};
+    case CONVT3D_OP_LEAKY_RELU: return {LIGHT_BENT, -infinity, e.a, infinity};
+    case CONVT3D_OP_SILU:       return {LIGHT_SILU, -infinity, 1, infinity};
+    default:                    return {LIGHT_FLOOR, -infinity, 1, infinity};
     }
 }
 
@@ -206,6 +256,18 @@ template <class A> __device__ __forceinline__ A function_of(int32_t kind, A a, A
     case CONVT3D_OP_ELU:         return v > 0 ? v : a * exponential_less_1(v);
     case CONVT3D_OP_SOFTPLUS:    return a * v > b ? v : softplus(a * v) / a;
     default:                     return mish(v);
+    }
+}
+
+template <class A>
+template <LightForm Form, int M, int N> __device__ __forceinline__ void Light<A>::all(A (&v)[M][N]) const
+{
+#pragma unroll
+    for (int i = 0; i < M * N; i++) {
+        A &x = v[i / N][i % N];
+        if (Form == LIGHT_SILU) x = function_of(CONVT3D_OP_SILU, A(0), A(0), x);
+        else if (Form == LIGHT_BENT) x = min_nan(max_nan(max_nan(x, leak * x), low), high);
+        else x = max_nan(x, low);
     }
 }
 
