@@ -295,8 +295,9 @@ template <ListForm Form, class Act> auto dense_tile(const DenseShape &s, Act act
 // Which instance the plan wants: what is stored wide is so by the one that applies any list.
 static inline ListForm dense_form(const convt3d__plan *plan)
 {
+    const convt3d_io none = {};
     if (plan->pass != CONVT3D_FORWARD) return NO_LIST;
-    return plan->stored != plan->desc.dtype ? WHOLE_LIST : form_of(plan);
+    return plan->stored != plan->desc.dtype ? WHOLE_LIST : form_of(list_of<float>(plan, &none, 0, plan->fused));
 }
 
 // Taps along w as columns where so few output channels leave the matrix unit waiting for positions that this, and summing

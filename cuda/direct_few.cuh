@@ -9,7 +9,7 @@
 // Requires  f32; kernel 3, stride 2, dilation 1, odd paddings; 3 or 4 input channels a group; rows of y side by side.
 // Tile      128 threads x (16 bytes of y) x 2 x 4 rows, 8 to 32 output channels one after the other.
 // Measured  one H200, autoenc_4_32 in f32: 0.281 ms, 0.92 of the floor; with one column along the height 0.338. ReLU
-//           0.314 to 0.343, SiLU 0.351 to 0.360.
+//           0.295, SiLU 0.330, with instances for such lists.
 #pragma once
 
 #include "depthwise_march.cuh"
@@ -90,20 +90,22 @@ __device__ __noinline__ void few_exact(const HaloProblem<typename K::Element> &p
 }
 
 // Bias, list and store of one column.
-template <class K, bool Lists>
+template <class K, ListForm Form>
 __device__ __forceinline__ void few_finish(const HaloProblem<typename K::Element> &p, const MarchTarget &t, int64_t at,
                                            bool whole, typename K::Accumulator bias, MarchSums<K> &sum)
 {
     typedef typename K::Element T;
+    typedef typename K::Accumulator A;
+    A (&all)[8 * K::Lot] = reinterpret_cast<A (&)[8 * K::Lot]>(sum);
 #pragma unroll
-    for (int i = 0; i < 8 * K::Lot; i++) sum[i / (2 * K::Lot)][i % (2 * K::Lot)] += bias;
-    if constexpr (Lists)
-        if (p.list.count > 0) march_apply_rows<K>(p, t, at, sum);
+    for (int i = 0; i < 8 * K::Lot; i++) all[i] += bias;
+    if constexpr (Form == LIGHT_LIST) halo_light(p.list, t.channel, all);
+    else if (Form == WHOLE_LIST && p.list.count > 0) march_apply_rows<K>(p, t, at, sum);
     if (whole) march_store_rows<T, K, true>(p, t, p.y + at, sum);
     else march_store_rows<T, K, false>(p, t, p.y + at, sum);
 }
 
-template <class K, bool Lists>
+template <class K, ListForm Form>
 __global__ void __launch_bounds__(K::Threads, 3)
 few_rows_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
 {
@@ -152,7 +154,7 @@ few_rows_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
         for (int column = 0; column < FEW_COLUMNS; column++) {
             MarchTarget here = t;
             here.oh += 2 * column;
-            few_finish<K, Lists>(p, here, at + 2 * column * p.y_stride[3], whole, bias, sum[column]);
+            few_finish<K, Form>(p, here, at + 2 * column * p.y_stride[3], whole, bias, sum[column]);
         }
     }
 }
@@ -200,7 +202,11 @@ template <class K> bool few_plan(const convt3d__plan *plan, HaloShape &s, char w
 template <class K> struct FewKernel {
     static auto *function(const convt3d__plan *plan)
     {
-        return halo_lists(plan) ? few_rows_kernel<K, true> : few_rows_kernel<K, false>;
+        switch (halo_form(plan)) {
+        case NO_LIST:    return few_rows_kernel<K, NO_LIST>;
+        case LIGHT_LIST: return few_rows_kernel<K, LIGHT_LIST>;
+        default:         return few_rows_kernel<K, WHOLE_LIST>;
+        }
     }
     static bool plan(const convt3d__plan *plan, HaloShape &s, char why[96]) { return few_plan<K>(plan, s, why); }
     convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const

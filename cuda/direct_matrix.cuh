@@ -12,7 +12,7 @@
 //           of at most 32 products; one order for all outputs, whatever the slab: padding that is even is odd padding
 //           and a first output of -1.
 // Tile      4 warps x 16 columns of the width x 32 output channels x 8 phases a step, at most 32 steps.
-// Measured  one H200, autoenc_4_32 in f16: 0.231 ms, 0.56 of the floor, NDHWC 0.212, 0.61; ReLU 0.296, SiLU 0.342. What
+// Measured  one H200, autoenc_4_32 in f16: 0.231 ms, 0.56 of the floor, NDHWC 0.212, 0.61; ReLU 0.253, SiLU 0.312. What
 //           is left is instructions around the products: addresses of 64 bits, tests of what exists.
 #pragma once
 
@@ -249,7 +249,7 @@ __device__ __noinline__ void matrix_exact(const HaloProblem<typename K::Element>
 }
 
 // Products, bias, list and store of one row of phases.
-template <class K, bool Inner, bool Lists>
+template <class K, bool Inner, ListForm Form>
 __device__ __forceinline__ void matrix_row(const HaloProblem<typename K::Element> &p, MatrixTarget t, int32_t row,
                                            const uint32_t (&w)[K::Products][2][2],
                                            const uint32_t (&b)[2][K::Fragments], const float (&bias)[4])
@@ -264,13 +264,21 @@ __device__ __forceinline__ void matrix_row(const HaloProblem<typename K::Element
     else matrix_multiply<K, Inner, 3>(w, b, sum);
 #pragma unroll
     for (int i = 0; i < 32; i++) sum.at(i / 8, i % 8) += bias[i / 8];
-    if constexpr (Lists)
-        if (p.list.count > 0) matrix_apply<K, Inner>(p, t, sum);
-    if (Lists && p.wide) matrix_store<float, K>(p, t, sum);
+    if constexpr (Form == LIGHT_LIST) {
+        if (p.list.head.entries > 0)
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+                const float factor = p.list.head.factor(t.channel[c]), term = p.list.head.term(t.channel[c]);
+#pragma unroll
+                for (int w = 0; w < 8; w++) sum.at(c, w) = fmaf(sum.at(c, w), factor, term);
+            }
+        apply_light(p.list, reinterpret_cast<float (&)[32]>(sum.v));
+    } else if (Form == WHOLE_LIST && p.list.count > 0) matrix_apply<K, Inner>(p, t, sum);
+    if (Form == WHOLE_LIST && p.wide) matrix_store<float, K>(p, t, sum);
     else matrix_store<typename K::Element, K>(p, t, sum);
 }
 
-template <class K, bool Inner, bool Lists>
+template <class K, bool Inner, ListForm Form>
 __global__ void __launch_bounds__(K::Threads, 3)
 matrix_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
 {
@@ -326,7 +334,7 @@ matrix_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
         in.x += p.x_stride[3];
         if (step + 1 < steps) matrix_load<K>(p, in, lane.half, next);
 #pragma unroll 1                                // the list and the store are long
-        for (int32_t row = 0; row < 4; row++) matrix_row<K, Inner, Lists>(p, t, row, w, b, bias);
+        for (int32_t row = 0; row < 4; row++) matrix_row<K, Inner, Form>(p, t, row, w, b, bias);
     }
 }
 
@@ -376,11 +384,17 @@ template <class K> bool matrix_plan(const convt3d__plan *plan, HaloShape &s, cha
 
 template <class K> struct MatrixKernel {
     typedef typename K::Element T;
+    template <bool Inner> static auto *instance(const convt3d__plan *plan)
+    {
+        switch (halo_form(plan)) {
+        case NO_LIST:    return matrix_kernel<K, Inner, NO_LIST>;
+        case LIGHT_LIST: return matrix_kernel<K, Inner, LIGHT_LIST>;
+        default:         return matrix_kernel<K, Inner, WHOLE_LIST>;
+        }
+    }
     static auto *function(const convt3d__plan *plan)
     {
-        if (plan->desc.y_stride[1] == 1)
-            return halo_lists(plan) ? matrix_kernel<K, true, true> : matrix_kernel<K, true, false>;
-        return halo_lists(plan) ? matrix_kernel<K, false, true> : matrix_kernel<K, false, false>;
+        return plan->desc.y_stride[1] == 1 ? instance<true>(plan) : instance<false>(plan);
     }
     static bool plan(const convt3d__plan *plan, HaloShape &s, char why[96]) { return matrix_plan<K>(plan, s, why); }
     convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const

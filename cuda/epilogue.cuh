@@ -74,6 +74,11 @@ template <class A> struct Light {
     }
 };
 
+template <class T> ListForm form_of(const List<T> &list)
+{
+    return list.count == 0 ? NO_LIST : list.common.next >= list.count ? LIGHT_LIST : WHOLE_LIST;
+}
+
 template <class T> struct Epilogue {
     typedef typename Number<T>::Accumulator Accumulator;
     const T *bias;                  // [out_channels] or null
@@ -103,23 +108,6 @@ template <class A> Common<A> common_of(const Entry<A> &e, int32_t at, int32_t co
     case CONVT3D_OP_CLAMP: case CONVT3D_OP_RELU: case CONVT3D_OP_SILU: return {e.kind, at + 1, e.a, e.b};
     default: return none;
     }
-}
-
-// Of the entries that the plan's kernel applies.
-static inline ListForm form_of(const convt3d__plan *plan)
-{
-    const convt3d_op *op = plan->desc.ops;
-    const bool f64 = plan->desc.dtype == CONVT3D_F64;
-    int32_t at = plan->fused > 0 && (op[0].kind == CONVT3D_OP_AFFINE || op[0].kind == CONVT3D_OP_CHANNEL_AFFINE);
-    if (plan->fused == 0) return NO_LIST;
-    if (at < plan->fused) {
-        Entry<double> e = {};
-        e.kind = op[at].kind;
-        e.a = f64 ? op[at].a : (float)op[at].a;         // as list_of() has it
-        e.b = op[at].b;
-        at = common_of(e, at, plan->fused).next;
-    }
-    return at >= plan->fused ? LIGHT_LIST : WHOLE_LIST;
 }
 
 template <class A> Light<A> light_of(const Common<A> &e)
@@ -411,6 +399,13 @@ template <class A, int N> __device__ __forceinline__ void map_common(const Commo
         for (int i = 0; i < N; i++) v[i] = max_nan(v[i], e.a * v[i]);
     } else if (sizeof(A) == 4) map_function<CONVT3D_OP_SILU>(e.a, e.b, v);
     else map_costly_by_lots<8>(CONVT3D_OP_SILU, e.a, e.b, v);
+}
+
+// A light list whose head was applied already.
+template <class T, int N>
+__device__ __forceinline__ void apply_light(const List<T> &list, typename Number<T>::Accumulator (&v)[N])
+{
+    if (list.common.kind >= 0) map_common(list.common, v);
 }
 
 // The list from entry `first` on, on Groups x N values in registers, costly functions for Most of them at a time.

@@ -411,6 +411,13 @@ static inline bool halo_lists(const convt3d__plan *plan)
     return plan->fused > 0 || plan->stored != plan->desc.dtype;
 }
 
+// Of the kernels that have three instances, the one for this plan.
+static inline ListForm halo_form(const convt3d__plan *plan)
+{
+    const convt3d_io io = {};
+    return plan->stored != plan->desc.dtype ? WHOLE_LIST : form_of(list_of<float>(plan, &io, 0, plan->fused));
+}
+
 template <class T>
 HaloProblem<T> halo_problem(const convt3d__plan *plan, const convt3d_io *io, const HaloShape &s, int32_t span)
 {
@@ -894,6 +901,18 @@ __device__ __forceinline__ void store_rounded(T *to, const typename Number<T>::A
         for (int i = 0; i < N; i++) value[i] = Number<T>::round(sum[i]);
         store_vector(to, value);
     }
+}
+
+// A light list on values of one channel, to which the bias has been added.
+template <class T, int N>
+__device__ __forceinline__ void halo_light(const List<T> &list, int64_t channel,
+                                           typename Number<T>::Accumulator (&v)[N])
+{
+    const typename Number<T>::Accumulator factor = list.head.factor(channel), term = list.head.term(channel);
+    if (list.head.entries > 0)
+#pragma unroll
+        for (int i = 0; i < N; i++) v[i] = fma(v[i], factor, term);
+    apply_light(list, v);
 }
 
 }
