@@ -27,6 +27,7 @@
 //   dense_sm80.cuh   implicit GEMM on mma.sync from planar tiles of x: groups, few channels, f64, any geometry
 //   scatter_sm80.cuh few output channels: every tap's products once on mma.sync, summed from shared memory
 //   narrow_sm80.cuh  few input channels a group, stride 2 of the width: x as cells, both phases as rows of weights
+//   narrow_sm90.cuh  the same with stride 2 on all axes, all eight phases as rows of one wgmma
 //   march_sm80.cuh   one output channel, stride 2: taps summed in registers while warps march along the depth
 //   generic_backward.cuh  dx, dw and dbias of everything; sums.cuh sums over long stretches
 //   list_backward.cuh     the list taken back from dy
@@ -78,6 +79,7 @@
 #include "dense_sm80.cuh"
 #include "scatter_sm80.cuh"
 #include "narrow_sm80.cuh"
+#include "narrow_sm90.cuh"
 #include "march_sm80.cuh"
 #include "pass.cuh"
 #include "divisor.cuh"
@@ -115,6 +117,9 @@ extern "C" const convt3d__backend convt3d__cuda_backends[] = {
     {"sm80_narrow", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__narrow_sm80_refuses, convt3d__narrow_sm80_cost,
      convt3d__narrow_sm80_workspace, convt3d__narrow_sm80_packed, convt3d__narrow_sm80_pack, convt3d__narrow_sm80_run,
      convt3d__narrow_sm80_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
+    {"sm90_narrow", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__narrow_sm90_refuses, convt3d__narrow_sm90_cost,
+     convt3d__narrow_sm90_workspace, convt3d__narrow_sm90_packed, convt3d__narrow_sm90_pack, convt3d__narrow_sm90_run,
+     convt3d__narrow_sm90_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
     {"sm80_march", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__march_sm80_refuses, convt3d__march_sm80_cost,
      convt3d__march_sm80_workspace, convt3d__march_sm80_packed, convt3d__march_sm80_pack, convt3d__march_sm80_run,
      convt3d__march_sm80_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},

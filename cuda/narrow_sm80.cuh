@@ -36,7 +36,8 @@ CONVT3D__HIDDEN convt3d_status convt3d__narrow_sm80_run(const convt3d__plan *pla
 CONVT3D__HIDDEN convt3d_status convt3d__narrow_sm80_ready(const convt3d__plan *plan, convt3d_error *error);
 }
 
-#if CONVT3D__PART(15)
+// narrow_sm90.cuh shares how x is staged and what a tap is.
+#if CONVT3D__PART(15) || CONVT3D__PART(19)
 
 #include "mma.cuh"
 
@@ -55,6 +56,7 @@ template <int Mode_, bool Lists_> struct NarrowConfig {
     static constexpr int Lots = Split ? 2 : 1;      // of 16 bytes a lane's weights of a fragment
     static constexpr int NB = Split ? 2 : 4, Threads = 32 * NARROW_STEP / NB;  // NB: blocks of 8 positions of a warp
     static constexpr int Blocks = Split ? 2 : Lists ? 3 : 4;
+    static __device__ __forceinline__ uint32_t thread() { return threadIdx.x; }
 };
 
 // A shift of depth and height: bytes from a position's cell, and the phases that have a tap there.
@@ -129,9 +131,9 @@ template <class C> __device__ __forceinline__ void narrow_put(const typename C::
 }
 
 // The same where rows of x are read by fours: of 8 channels, which are four cells.
-template <class C>
-__device__ __forceinline__ float narrow_stage_rows(const NarrowProblem<typename C::T, C::NB> &p, const HaloBlock &b,
-                                                   const typename C::T *x, uint4 *cell)
+template <class C, class Problem>
+__device__ __forceinline__ float narrow_stage_rows(const Problem &p, const HaloBlock &b, const typename C::T *x,
+                                                   uint4 *cell)
 {
     typedef typename C::T T;
     struct alignas(4 * sizeof(T)) Four { T v[4]; };
@@ -140,7 +142,7 @@ __device__ __forceinline__ float narrow_stage_rows(const NarrowProblem<typename 
     const uint32_t fours = s.extent[0] * s.extent[1] * s.extent[2] / 4;
     float most = 0;
 #pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < fours; i += C::Threads) {
+    for (uint32_t i = C::thread(); i < fours; i += C::Threads) {
         const HaloElement e = halo_element(h, b, 4 * i);
 #pragma unroll 1
         for (int32_t c = 0; c < p.cell_planes; c++) {
@@ -168,9 +170,8 @@ __device__ __forceinline__ float narrow_stage_rows(const NarrowProblem<typename 
 }
 
 // The block's tile of x as cells; f32 as it came. Returns the largest magnitude that this thread met, NaN left out.
-template <class C>
-__device__ __forceinline__ float narrow_stage(const NarrowProblem<typename C::T, C::NB> &p, const HaloBlock &b,
-                                              uint4 *cell)
+template <class C, class Problem>
+__device__ __forceinline__ float narrow_stage(const Problem &p, const HaloBlock &b, uint4 *cell)
 {
     typedef typename C::T T;
     constexpr int together = 2;
@@ -181,10 +182,10 @@ __device__ __forceinline__ float narrow_stage(const NarrowProblem<typename C::T,
                  (b.q[0] + s.low[0]) * h.x_stride[2] + (b.q[1] + s.low[1]) * h.x_stride[3] +
                  (b.q[2] + s.low[2]) * h.x_stride[4];
     float most = 0;
-    for (int32_t i = elements + threadIdx.x; i < p.cells; i += C::Threads)         // what the last blocks read beyond
+    for (int32_t i = elements + C::thread(); i < p.cells; i += C::Threads)         // what the last blocks read beyond
         for (int32_t c = 0; c < p.cell_planes * C::Parts; c++) cell[c * p.cells + i] = make_uint4(0, 0, 0, 0);
     if (p.x_rows) return narrow_stage_rows<C>(p, b, x, cell);
-    for (uint32_t first = threadIdx.x; first < elements; first += together * C::Threads) {
+    for (uint32_t first = C::thread(); first < elements; first += together * C::Threads) {
         HaloElement e[together];
 #pragma unroll
         for (int j = 0; j < together; j++) e[j] = halo_element(h, b, first + j * C::Threads);
@@ -208,11 +209,11 @@ __device__ __forceinline__ float narrow_stage(const NarrowProblem<typename C::T,
 }
 
 // What was staged, as halves.
-template <class T, int NB>
-__device__ __forceinline__ void narrow_halves(const NarrowProblem<T, NB> &p, float factor, uint4 *cell)
+template <class C, class Problem>
+__device__ __forceinline__ void narrow_halves(const Problem &p, float factor, uint4 *cell)
 {
     const uint32_t elements = p.h.s.extent[0] * p.h.s.extent[1] * p.h.s.extent[2];
-    for (uint32_t at = threadIdx.x; at < elements; at += 32 * NARROW_STEP / NB)
+    for (uint32_t at = C::thread(); at < elements; at += C::Threads)
         for (int32_t c = 0; c < p.cell_planes; c++) {
             uint4 *a = cell + c * 2 * p.cells + at, *b = a + p.cells, high, low;
             const float4 v = *(const float4 *)a, u = *(const float4 *)b;
@@ -590,7 +591,7 @@ __device__ __forceinline__ float narrow_prepare(const NarrowProblem<typename C::
 #pragma unroll
         for (int i = 0; i < NARROW_STEP / C::NB; i++) all = fmaxf(all, met[i]);
         const TileScale scale(all);
-        narrow_halves(p, scale.factor, cell);
+        narrow_halves<C>(p, scale.factor, cell);
         inverse = scale.inverse;
     }
     stage_wait();
@@ -696,6 +697,7 @@ struct NarrowFragment { int16_t tap, step; };       // of depth and height; -1: 
 struct NarrowSlot { int8_t cell, k[2]; };           // of a half of a product's depth: cell of channels, taps of phases
 
 template <class T> struct NarrowPacking {
+    typedef T Element;
     const T *w;
     void *weights;
     float *inverse;
@@ -708,18 +710,19 @@ template <class T> struct NarrowPacking {
 static_assert(sizeof(NarrowPacking<float>) <= 4096, "a kernel's parameters");
 
 // A weight of one channel block: channel `oc` of it.
-template <class T>
-__device__ __forceinline__ float narrow_weight(const NarrowPacking<T> &p, int32_t g, int32_t oc, int32_t ic,
-                                               int32_t tap, int32_t kw)
+template <class Packing>
+__device__ __forceinline__ float narrow_weight(const Packing &p, int32_t g, int32_t oc, int32_t ic, int32_t tap,
+                                               int32_t kw)
 {
     if (oc >= p.out_group || ic >= p.in_group || kw < 0) return 0;
-    return Number<T>::widen(
+    return Number<typename Packing::Element>::widen(
         p.w[(((int64_t)g * p.in_group + ic) * p.out_group + oc) * p.taps + tap * p.kernel_w + kw]);
 }
 
 // The largest magnitude of weights of output channel oc. All lanes of a warp.
-template <class T> __device__ __forceinline__ float narrow_largest(const NarrowPacking<T> &p, int32_t g, int32_t oc)
+template <class Packing> __device__ __forceinline__ float narrow_largest(const Packing &p, int32_t g, int32_t oc)
 {
+    typedef typename Packing::Element T;
     float most = 0;
     const T *w = p.w + ((int64_t)g * p.in_group * p.out_group + oc) * p.taps;
     const int32_t all = oc < p.out_group ? p.in_group * p.taps : 0;
@@ -1122,6 +1125,9 @@ template <class Act> auto narrow_instance(const convt3d__plan *plan, const Narro
 }
 
 }
+
+#endif
+#if CONVT3D__PART(15)
 
 extern "C" int32_t convt3d__narrow_sm80_refuses(convt3d__plan *plan, char why[96])
 {

@@ -15,6 +15,7 @@ static const struct { const char *kernel; int least; } must_accept[] = {
     {"sm80_dense", 744},
     {"sm80_scatter", 144},
     {"sm80_narrow", 306},
+    {"sm90_narrow", 184},
     {"sm80_march", 30},
     {"sm80_nonoverlap", 240},
     {"sm90_nonoverlap", 63},
