@@ -49,6 +49,7 @@ template <int Mode_, bool Inner_, bool Lists_> struct March80Config {
     typedef typename Sm80Mode<Mode>::T T;
     static constexpr bool Split = Mode == SM80_SPLIT, Tf32 = Mode == SM80_TF32, Halves = !Split && !Tf32;
     static constexpr int Lots = Split ? 2 : 1;                  // of 16 bytes a lane's weights of a fragment
+    static constexpr bool Spread = Halves || (Split && !Inner); // copies of x go out between products: measured
     static constexpr int Steps = Tf32 ? 2 * MARCH_K16 : MARCH_K16;
     static constexpr int WeightBytes = 4 * Steps * Lots * 512;
     static constexpr int StageBytes = 16 * 32 * 4 * (int)sizeof(T);     // of a warp
@@ -82,30 +83,30 @@ template <class C> struct March80Row {
     typedef typename C::T T;
     const T *x;                         // of the first channel and position, in plane 0
     int32_t positions, channels;        // of its four positions; of the group from its first channel on
-    __device__ __forceinline__ void load(const MarchProblem<T> &p, int32_t d, T *to) const
+    // Its part of step s, of MARCH_K16.
+    __device__ __forceinline__ void load(const MarchProblem<T> &p, int32_t d, T *to, int s) const
     {
-        if (positions <= 0 || d >= p.h.axis[0].in) return;
+        if (positions <= 0 || d >= p.h.axis[0].in || s * 16 >= p.h.in_group) return;
         const T *from = x + d * p.h.x_stride[2];
-        if (!p.x_vectors) { load_each(p, from, to);  return; }
+        if (!p.x_vectors) {
+            if (s == 0) load_each(p, from, to);
+            return;
+        }
         const uint32_t at = shared_address(to);
         const int64_t step = C::Inner ? p.h.x_stride[4] : p.h.x_stride[1];
         const uint32_t bytes = (C::Inner ? 4 : positions) * (uint32_t)sizeof(T);
+        const int32_t left = channels - s * 16;
+        from += s * 16 * p.h.x_stride[1];
+        if (left >= 4 && (!C::Inner || positions >= 4)) {
 #pragma unroll
-        for (int s = 0; s < MARCH_K16; s++, from += 16 * p.h.x_stride[1]) {
-            if (s * 16 >= p.h.in_group) break;
-            const int32_t left = channels - s * 16;
-            if (left >= 4 && (!C::Inner || positions >= 4)) {
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    march_copy(at + (s * 4 + i) * 128 * (int)sizeof(T), from + i * step, bytes);
-                continue;
-            }
+            for (int i = 0; i < 4; i++) march_copy(at + (s * 4 + i) * 128 * (int)sizeof(T), from + i * step, bytes);
+            return;
+        }
 #pragma unroll 1
-            for (int i = 0; i < 4; i++) {
-                const int32_t count = C::Inner ? (i < positions ? min(max(left, 0), 4) : 0) : i < left ? positions : 0;
-                march_copy(at + (s * 4 + i) * 128 * (int)sizeof(T), count > 0 ? from + i * step : x,
-                           count * (uint32_t)sizeof(T));
-            }
+        for (int i = 0; i < 4; i++) {
+            const int32_t count = C::Inner ? (i < positions ? min(max(left, 0), 4) : 0) : i < left ? positions : 0;
+            march_copy(at + (s * 4 + i) * 128 * (int)sizeof(T), count > 0 ? from + i * step : x,
+                       count * (uint32_t)sizeof(T));
         }
     }
     __device__ __noinline__ void load_each(const MarchProblem<T> &p, const T *from, T *to) const
@@ -375,7 +376,8 @@ march_kernel(const __grid_constant__ MarchProblem<typename C::T> p)
         for (int32_t i = 0; i < p.stages * 16; i++)
             for (int32_t j = 0; j < 4; j++) stage[i / 16 * stage_step + i % 16 * 32 * 4 + j] = T(0);
     for (int32_t i = 0; i < p.stages; i++) {
-        x.load(p, plane + i, stage + i * stage_step);
+#pragma unroll
+        for (int s = 0; s < MARCH_K16; s++) x.load(p, plane + i, stage + i * stage_step, s);
         asm volatile("cp.async.commit_group;" ::: "memory");
     }
     await_launch_before();
@@ -392,12 +394,15 @@ march_kernel(const __grid_constant__ MarchProblem<typename C::T> p)
         if (p.stages > 1) asm volatile("cp.async.wait_group 1;" ::: "memory");
         else asm volatile("cp.async.wait_group 0;" ::: "memory");
         if (busy) operand.from(stage + slot * stage_step, p.h.in_group);
-        x.load(p, m + p.stages, stage + slot * stage_step);
-        asm volatile("cp.async.commit_group;" ::: "memory");
+        T *next = stage + slot * stage_step;
+        if (!C::Spread)
+#pragma unroll
+            for (int s = 0; s < MARCH_K16; s++) x.load(p, m + p.stages, next, s);
         slot = slot + 1 == p.stages ? 0 : slot + 1;
 #pragma unroll
         for (int ed = 0; ed < 2; ed++) {
             MarchSum sum = pending[ed];
+            if (C::Spread) x.load(p, m + p.stages, next, 2 * ed);
             if (busy) {
                 march_multiply<C>(operand, weights + ed * C::Steps * C::Lots * 32 + lane, sum);
 #pragma unroll
@@ -406,12 +411,14 @@ march_kernel(const __grid_constant__ MarchProblem<typename C::T> p)
             }
             if (m >= begin) march_hand_on(sum, to + ed * p.rows * 4 * MARCH_PITCH, shift);
             pending[ed] = {};
+            if (C::Spread) x.load(p, m + p.stages, next, 2 * ed + 1);
             if (busy) {
                 march_multiply<C>(operand, weights + (2 + ed) * C::Steps * C::Lots * 32 + lane, pending[ed]);
 #pragma unroll
                 for (int i = 0; i < MARCH_NB * 4; i++) pending[ed].v[i / 4][i % 4] *= operand.inverse;
             }
         }
+        asm volatile("cp.async.commit_group;" ::: "memory");
         __syncthreads();
         if (m >= begin) march_gather<C>(p, at, sums + (m & 1) * all_sums, m, first_pair, end_pair, undo, bias);
     }
