@@ -152,16 +152,18 @@ __device__ __forceinline__ void long_store(const HaloProblem<typename K::Element
 }
 
 // Bias, list and store.
-template <class K, bool Lists>
+template <class K, ListForm Form>
 __device__ __forceinline__ void long_finish(const HaloProblem<typename K::Element> &p, const LongTarget &t,
                                             LongSums<K> &sum)
 {
-    const typename K::Accumulator bias = halo_bias(p, t.channel);
+    typedef typename K::Accumulator A;
+    A (&all)[K::Rows * K::Outputs] = reinterpret_cast<A (&)[K::Rows * K::Outputs]>(sum);
+    const A bias = halo_bias(p, t.channel);
 #pragma unroll
-    for (int i = 0; i < K::Rows * K::Outputs; i++) sum[i / K::Outputs][i % K::Outputs] += bias;
-    if constexpr (Lists)
-        if (p.list.count > 0) long_apply<K>(p, t, sum);
-    if (Lists && sizeof(typename K::Element) == 2 && p.wide) long_store<typename K::Accumulator, K>(p, t, sum);
+    for (int i = 0; i < K::Rows * K::Outputs; i++) all[i] += bias;
+    if constexpr (Form == LIGHT_LIST) halo_light(p.list, t.channel, all);
+    else if (Form == WHOLE_LIST && p.list.count > 0) long_apply<K>(p, t, sum);
+    if (Form == WHOLE_LIST && sizeof(typename K::Element) == 2 && p.wide) long_store<A, K>(p, t, sum);
     else long_store<typename K::Element, K>(p, t, sum);
 }
 
@@ -229,7 +231,7 @@ __device__ __forceinline__ void long_stage_rows(const HaloProblem<typename K::El
     }
 }
 
-template <class K, bool Lists>
+template <class K, ListForm Form>
 __global__ void __launch_bounds__(K::Threads, 2)
 long_rows_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
 {
@@ -256,7 +258,7 @@ long_rows_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
         if (exact) { long_exact<K>(p, t);  continue; }
         LongSums<K> sum = {};
         long_multiply<K>(p, x, w, ed, eh, sum);
-        long_finish<K, Lists>(p, t, sum);
+        long_finish<K, Form>(p, t, sum);
     }
 }
 
@@ -309,7 +311,7 @@ __device__ __forceinline__ void long_stage_channels(const HaloProblem<typename K
     }
 }
 
-template <class K, bool Lists>
+template <class K, ListForm Form>
 __global__ void __launch_bounds__(K::Threads, 2)
 long_channels_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
 {
@@ -344,7 +346,7 @@ long_channels_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
             if (exact) { long_exact<K>(p, t);  continue; }
             LongSums<K> sum = {};
             long_multiply<K>(p, window, w + threadIdx.x % 32, ed, eh, sum);
-            long_finish<K, Lists>(p, t, sum);
+            long_finish<K, Form>(p, t, sum);
         }
         __syncthreads();
     }
@@ -415,11 +417,18 @@ template <class K> bool long_plan(const convt3d__plan *plan, HaloShape &s, char 
 }
 
 template <class K> struct LongKernel {
+    template <ListForm Form> static auto *instance()
+    {
+        if constexpr (K::Channels) return long_channels_kernel<K, Form>;
+        else return long_rows_kernel<K, Form>;
+    }
     static auto *function(const convt3d__plan *plan)
     {
-        if constexpr (K::Channels)
-            return halo_lists(plan) ? long_channels_kernel<K, true> : long_channels_kernel<K, false>;
-        else return halo_lists(plan) ? long_rows_kernel<K, true> : long_rows_kernel<K, false>;
+        switch (halo_form(plan)) {
+        case NO_LIST:    return instance<NO_LIST>();
+        case LIGHT_LIST: return instance<LIGHT_LIST>();
+        default:         return instance<WHOLE_LIST>();
+        }
     }
     static bool plan(const convt3d__plan *plan, HaloShape &s, char why[96]) { return long_plan<K>(plan, s, why); }
     static constexpr bool plain = true;

@@ -245,7 +245,19 @@ __device__ __noinline__ void band_exact(const HaloProblem<typename K::Element> &
     }
 }
 
-template <class K, bool Lists>
+// Bias and list.
+template <class K, ListForm Form>
+__device__ __forceinline__ void band_finish(const HaloProblem<typename K::Element> &p, const BandTarget &t, float bias,
+                                            BandSums<K> &sum)
+{
+    float (&all)[8 * K::Tiles] = reinterpret_cast<float (&)[8 * K::Tiles]>(sum);
+#pragma unroll
+    for (int i = 0; i < 8 * K::Tiles; i++) all[i] += bias;
+    if constexpr (Form == LIGHT_LIST) halo_light(p.list, t.channel, all);
+    else if (Form == WHOLE_LIST && p.list.count > 0) band_apply<K>(p, t, sum);
+}
+
+template <class K, ListForm Form>
 __global__ void __launch_bounds__(K::Threads, 3)
 band_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
 {
@@ -276,11 +288,8 @@ band_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
             BandSums<K> sum;
             if (ed == 0) band_multiply<K, 0>(x, plane, words, band, sum);
             else band_multiply<K, 1>(x, plane, words, band, sum);
-#pragma unroll
-            for (int i = 0; i < 8 * K::Tiles; i++) sum[i / (2 * K::Tiles)][i % (2 * K::Tiles)] += bias;
-            if constexpr (Lists)
-                if (p.list.count > 0) band_apply<K>(p, t, sum);
-            if (Lists && p.wide) band_store<float, K>(p, t, sum);
+            band_finish<K, Form>(p, t, bias, sum);
+            if (Form == WHOLE_LIST && p.wide) band_store<float, K>(p, t, sum);
             else band_store<T, K>(p, t, sum);
         }
     }
@@ -366,7 +375,7 @@ __device__ __forceinline__ void band_spread(const HaloProblem<typename K::Elemen
     }
 }
 
-template <class K, bool Lists>
+template <class K, ListForm Form>
 __global__ void __launch_bounds__(32 * BAND_CHANNELS, 2)
 band_channels_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
 {
@@ -407,13 +416,10 @@ band_channels_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
         BandSums<K> sum;
         if (d % 2 == 0) band_multiply<K, 0>(x + d / 2 * plane, plane, words, band, sum);
         else band_multiply<K, 1>(x + d / 2 * plane, plane, words, band, sum);
-#pragma unroll
-        for (int i = 0; i < 8 * K::Tiles; i++) sum[i / (2 * K::Tiles)][i % (2 * K::Tiles)] += bias;
-        if constexpr (Lists)
-            if (p.list.count > 0) band_apply<K>(p, t, sum);
+        band_finish<K, Form>(p, t, bias, sum);
         if (!p.channel_vectors) {
             if (!mine) continue;
-            if (Lists && p.wide) band_store<float, K>(p, t, sum);
+            if (Form == WHOLE_LIST && p.wide) band_store<float, K>(p, t, sum);
             else band_store<T, K>(p, t, sum);
             continue;
         }
@@ -475,11 +481,18 @@ template <class K, bool Channels> bool band_plan(const convt3d__plan *plan, Halo
 
 template <class K, bool Channels> struct BandKernel {
     typedef typename K::Element T;
+    template <ListForm Form> static auto *instance()
+    {
+        if constexpr (Channels) return band_channels_kernel<K, Form>;
+        else return band_kernel<K, Form>;
+    }
     static auto *function(const convt3d__plan *plan)
     {
-        if constexpr (Channels)
-            return halo_lists(plan) ? band_channels_kernel<K, true> : band_channels_kernel<K, false>;
-        else return halo_lists(plan) ? band_kernel<K, true> : band_kernel<K, false>;
+        switch (halo_form(plan)) {
+        case NO_LIST:    return instance<NO_LIST>();
+        case LIGHT_LIST: return instance<LIGHT_LIST>();
+        default:         return instance<WHOLE_LIST>();
+        }
     }
     static bool plan(const convt3d__plan *plan, HaloShape &s, char why[96])
     {
