@@ -165,54 +165,88 @@ static double measure_copy(size_t bytes, int threads)
 #ifdef TOOLS_DL
 enum { GEMM_SIZE = 1152 };
 
+/* cblas_sgemm and cblas_dgemm, by the type of OpenBLAS's integers. */
+#define CEILINGS_GEMM(REAL, INTEGER) \
+    void (*)(int order, int a_form, int b_form, INTEGER m, INTEGER n, INTEGER k, REAL alpha, const REAL *a, \
+             INTEGER a_pitch, const REAL *b, INTEGER b_pitch, REAL beta, REAL *c, INTEGER c_pitch)
+
 typedef struct gemm_calls {
-    void (*threads)(int count);
-    void (*f32)(int order, int a_form, int b_form, int m, int n, int k, float alpha, const float *a, int a_pitch,
-                const float *b, int b_pitch, float beta, float *c, int c_pitch);
-    void (*f64)(int order, int a_form, int b_form, int m, int n, int k, double alpha, const double *a, int a_pitch,
-                const double *b, int b_pitch, double beta, double *c, int c_pitch);
+    void (*gemm[2])(void);              /* f32, f64 */
+    int wide;                           /* its integers have 64 bits */
 } gemm_calls;
 
-/* Row-major C = A*B of squares of ones and twos; c lies behind b behind a. Best of some repeats. */
-static double measure_gemm_of(const gemm_calls *blas, int is_f64)
+/* Row-major C = A*B of squares of GEMM_SIZE that lie one behind the other. */
+static void call_gemm(const gemm_calls *blas, int is_f64, double *memory)
 {
     const int n = GEMM_SIZE;
     const size_t count = (size_t)n * (size_t)n;
-    const double work = 2e-9 * (double)count * n;
-    double *memory = (double *)malloc(3 * count * sizeof *memory), best = 0;
     float *single = (float *)memory;
+    if (blas->wide && is_f64)
+        ((CEILINGS_GEMM(double, int64_t))blas->gemm[1])(101, 111, 111, n, n, n, 1, memory, n, memory + count, n, 0,
+                                                        memory + 2 * count, n);
+    else if (blas->wide)
+        ((CEILINGS_GEMM(float, int64_t))blas->gemm[0])(101, 111, 111, n, n, n, 1, single, n, single + count, n, 0,
+                                                       single + 2 * count, n);
+    else if (is_f64)
+        ((CEILINGS_GEMM(double, int))blas->gemm[1])(101, 111, 111, n, n, n, 1, memory, n, memory + count, n, 0,
+                                                    memory + 2 * count, n);
+    else
+        ((CEILINGS_GEMM(float, int))blas->gemm[0])(101, 111, 111, n, n, n, 1, single, n, single + count, n, 0,
+                                                   single + 2 * count, n);
+}
+
+/* GFLOP/s on ones and twos; best of some repeats. */
+static double measure_gemm_of(const gemm_calls *blas, int is_f64)
+{
+    const size_t count = (size_t)GEMM_SIZE * GEMM_SIZE;
+    const double work = 2e-9 * (double)count * GEMM_SIZE;
+    double *memory = (double *)malloc(3 * count * sizeof *memory), best = 0;
     size_t i;
     int r;
     for (i = 0; memory && i < 2 * count; i++) {
         if (is_f64) memory[i] = (double)(1 + i % 2);
-        else single[i] = (float)(1 + i % 2);
+        else ((float *)memory)[i] = (float)(1 + i % 2);
     }
     for (r = -1; memory && r < CEILING_REPEATS; r++) {
         double start = platform_seconds(), seconds;
-        if (is_f64) blas->f64(101, 111, 111, n, n, n, 1, memory, n, memory + count, n, 0, memory + 2 * count, n);
-        else blas->f32(101, 111, 111, n, n, n, 1, single, n, single + count, n, 0, single + 2 * count, n);
+        call_gemm(blas, is_f64, memory);
         seconds = platform_seconds() - start;
         if (r >= 0 && seconds > 0 && work / seconds > best) best = work / seconds;
     }
     free(memory);
     return best;
 }
+
+/* A function of OpenBLAS as some build of it calls it: plain, or with SciPy's prefix, or with 64-bit integers. */
+static void *find_blas(void *library, const char *prefix, const char *name, int wide)
+{
+    char full[64];
+    snprintf(full, sizeof full, "%s%s%s", prefix, name, wide ? "64_" : "");
+    return dlsym(library, full);
+}
 #endif
 
-/* GFLOP/s of OpenBLAS's sgemm and dgemm; left alone where it is missing. It is loaded for this only. */
+/* GFLOP/s of OpenBLAS's sgemm and dgemm; left alone where it is missing. It is loaded for this only: the library that
+ * OPENBLAS names (the one inside numpy.libs will do), or the system's. */
 static void measure_gemm(int threads, double gflops[2])
 {
 #ifdef TOOLS_DL
-    gemm_calls blas;
-    void *library = dlopen("libopenblas.so.0", RTLD_NOW);
-    if (!library) return;
-    *(void **)&blas.threads = dlsym(library, "openblas_set_num_threads");
-    *(void **)&blas.f32 = dlsym(library, "cblas_sgemm");
-    *(void **)&blas.f64 = dlsym(library, "cblas_dgemm");
-    if (blas.threads && blas.f32 && blas.f64) {
-        blas.threads(threads);
+    const char *file = getenv("OPENBLAS");
+    void *library = dlopen(file ? file : "libopenblas.so.0", RTLD_NOW);
+    int build;
+    for (build = 0; library && build < 4; build++) {
+        const char *prefix = build / 2 ? "scipy_" : "";
+        void (*set_threads)(int count);
+        gemm_calls blas;
+        blas.wide = build % 2;
+        *(void **)&set_threads = find_blas(library, prefix, "openblas_set_num_threads", blas.wide);
+        *(void **)&blas.gemm[0] = find_blas(library, prefix, "cblas_sgemm", blas.wide);
+        *(void **)&blas.gemm[1] = find_blas(library, prefix, "cblas_dgemm", blas.wide);
+        if (!set_threads || !blas.gemm[0] || !blas.gemm[1]) continue;
+        set_threads(threads);
         gflops[0] = measure_gemm_of(&blas, 0);
         gflops[1] = measure_gemm_of(&blas, 1);
+        return;
     }
 #else
     (void)threads;
