@@ -85,6 +85,7 @@ typedef struct convt3d__cpu_blocking {
     int64_t store;              /* channels that are stored together */
     int64_t sum_pitch;          /* of one line of sums */
     int64_t taps;               /* most taps of all W phases of one line */
+    int32_t woven;              /* lines whose two W phases go to y as they are summed */
     int32_t by_phase;           /* phases one after the other, since the weights of all would not stay in a cache */
     int32_t high;               /* phases along height that are stored together */
     int32_t runs;               /* that keep their lists of taps at once */
@@ -426,6 +427,28 @@ static void convt3d__cpu_reason(char why[96], const char *text)
     convt3d__put(&t, text);
 }
 
+/* Whether no entry of the list looks at more than the value and its channel, in types whose functions have no branch
+ * either. */
+static int convt3d__cpu_list_is_blind(const convt3d__plan *p)
+{
+    int32_t i;
+    for (i = 0; i < p->fused; i++)
+        if (convt3d__op_uses(p->desc.ops[i].kind) & CONVT3D_USES_RESIDUAL) return 0;
+    return p->desc.dtype != CONVT3D_F64;
+}
+
+/* Whether both phases of a stride of 2 along W are summed together and stored from registers. A row of one vector would
+ * load x for four channels only. */
+static int32_t convt3d__cpu_choose_woven(const convt3d__plan *p, const convt3d__cpu_leaves *leaves,
+                                         const convt3d__cpu_blocking *b)
+{
+    if (!leaves->woven[p->desc.dtype == CONVT3D_F64] || b->panel || b->products || b->stack) return 0;
+    if (p->axis[2].stride != 2 || b->rows % 4 != 0 || b->store != b->rows || p->in_group > b->ic_block) return 0;
+    if (convt3d__cpu_positions(&p->axis[2]) <= leaves->lanes[p->desc.dtype == CONVT3D_F64]) return 0;
+    if (p->fused > 0 && !convt3d__cpu_list_is_blind(p)) return 0;
+    return convt3d__cpu_y_type(p) <= CONVT3D_F64 && p->desc.y_stride[4] == 1;
+}
+
 static int32_t convt3d__cpu_refuses(convt3d__plan *p, const convt3d__cpu_leaves *leaves, char why[96])
 {
     convt3d__cpu_blocking b;
@@ -466,6 +489,7 @@ static int32_t convt3d__cpu_refuses(convt3d__plan *p, const convt3d__cpu_leaves 
     b.stream = convt3d__cpu_y_type(p) <= CONVT3D_F64 && p->desc.y_stride[4] == 1 && !b.scatter &&
                p->y_count * convt3d__element_size(convt3d__cpu_y_type(p)) >
                convt3d__min(convt3d__cpu_last_cache() / (b.by_phase ? 1 : 2), CONVT3D__CPU_STREAM);
+    b.woven = convt3d__cpu_choose_woven(p, leaves, &b);
     b.high = !b.by_phase && convt3d__cpu_phases(&p->axis[1]) <= CONVT3D__CPU_MOST_HIGH ?
              (int32_t)convt3d__cpu_phases(&p->axis[1]) : 1;
     if (b.products) {

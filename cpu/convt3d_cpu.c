@@ -42,6 +42,11 @@
 #else
 #  define CONVT3D__CPU_INLINE static inline
 #endif
+#if defined(__GNUC__)
+#  define CONVT3D__CPU_APART static __attribute__((noinline))
+#else
+#  define CONVT3D__CPU_APART static
+#endif
 /* Unrolls the loop that follows; its count is a constant of at most 16. */
 #if defined(__clang__)
 #  define CONVT3D__CPU_UNROLL _Pragma("clang loop unroll(full)")
@@ -119,6 +124,25 @@ typedef struct convt3d__cpu_weave {
     int32_t stream;
 } convt3d__cpu_weave;
 
+/* An entry of a list, for each of ROWS channels. */
+typedef struct convt3d__cpu_entry {
+    int32_t kind;
+    float a[CONVT3D__CPU_MOST_ROWS], b[CONVT3D__CPU_MOST_ROWS];
+} convt3d__cpu_entry;
+
+/* One row of outputs whose W phases, two of them, take their places as they are summed: to[r*to_channel + 2*j + i] =
+ * start[r] + the line of phase i at j, for less than `length` outputs of each of `valid` <= ROWS channels, after the
+ * entries of a list (f32 alone). ROWS is 4 or 8. Nothing else is written; x is read as by a line. With stream set it
+ * goes around the caches. */
+typedef struct convt3d__cpu_woven {
+    const void *x, *w, *start;
+    void *to;
+    const convt3d__cpu_tap *tap[2];
+    int64_t taps[2], channels, x_pitch, to_channel, length, rows, valid;
+    int32_t stream, entries, light, relu;
+    const convt3d__cpu_entry *entry, *affine;   /* entries = 0 and light: the list is affine, if not NULL, then relu */
+} convt3d__cpu_woven;
+
 /* The leaves of one instruction set; [2]: for f32 and f64. */
 typedef struct convt3d__cpu_leaves {
     void (*line[2][CONVT3D__CPU_MOST_ROWS + 1])(const convt3d__cpu_line *line);    /* by ROWS; NULL: no such tile */
@@ -135,6 +159,7 @@ typedef struct convt3d__cpu_leaves {
     void (*add[2])(void *to, const void *from, int64_t n);
     void (*evens[2])(void *to, const void *from, int64_t n);               /* to[j] = from[2*j], nothing beyond */
     void (*weave[2])(const convt3d__cpu_weave *weave);
+    void (*woven[2])(const convt3d__cpu_woven *row);                       /* NULL: too few registers */
     void (*widen[2])(float *to, const uint16_t *from, int64_t n);          /* f16, bf16 */
     void (*narrow[2])(uint16_t *to, const float *from, int64_t n);
     void (*transpose[2])(void *to, int64_t to_pitch, const void *from, int64_t from_pitch, int64_t rows,

@@ -28,6 +28,7 @@
 #define LEAF_ADD _mm256_add_ps
 #define LEAF_ZIP(low, high, a, b) convt3d__avx2_zip_f32(&(low), &(high), a, b)
 #define LEAF_EVENS convt3d__avx2_evens_f32
+#define LEAF_KEEP(v) __asm__("" : "+x"(v))
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 5
 #define LEAF_COLUMNS_3 3
@@ -64,6 +65,7 @@ CONVT3D__CPU_INLINE void convt3d__avx2_zip_f32(__m256 *low, __m256 *high, __m256
 #define LEAF_ADD _mm256_add_pd
 #define LEAF_ZIP(low, high, a, b) convt3d__avx2_zip_f64(&(low), &(high), a, b)
 #define LEAF_EVENS convt3d__avx2_evens_f64
+#define LEAF_KEEP(v) __asm__("" : "+x"(v))
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 5
 #define LEAF_COLUMNS_3 3
@@ -213,6 +215,9 @@ static void convt3d__avx2_fence(void) { _mm_sfence(); }
 
 #define LIST(name) convt3d__avx2_list_##name
 #define LIST_BYTES 32
+#define LIST_FMA _mm256_fmadd_ps
+#define LIST_LARGER _mm256_max_ps
+#define LIST_SMALLER _mm256_min_ps
 #include "list_body.h"
 
 static const convt3d__cpu_leaves convt3d__avx2_leaves = {
@@ -229,6 +234,7 @@ static const convt3d__cpu_leaves convt3d__avx2_leaves = {
     {convt3d__avx2_f32_add, convt3d__avx2_f64_add},
     {convt3d__avx2_f32_evens, convt3d__avx2_f64_evens},
     {convt3d__avx2_f32_weave, convt3d__avx2_f64_weave},
+    {NULL, NULL},
     {convt3d__avx2_widen_f16, convt3d__avx2_widen_bf16},
     {convt3d__avx2_narrow_f16, convt3d__avx2_narrow_bf16},
     {convt3d__avx2_transpose_f32, convt3d__avx2_transpose_f64},

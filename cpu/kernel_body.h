@@ -9,10 +9,16 @@
  *           LEAF_SPLAT(p): all lanes *p
  *           LEAF_FMA(a, b, c)   a*b + c; LEAF_ADD(a, b)
  *           LEAF_ZIP(low, high, a, b)   low = a0 b0 a1 b1 ..., high = the upper halves likewise
+ *           LEAF_KEEP(v)        v is in a register now: compilers would load it anew for each of its uses
  *           LEAF_EVENS(a, b)    a0 a2 ... b0 b2 ...
  *           LEAF_COLUMNS_1 ... LEAF_COLUMNS_8   widest tile for so many channels; 0: no such tile
  *           LEAF_POSITIONS      output positions by one or two vectors of channels in a tile, 4 to 8
  *           LEAF_PANEL_POSITIONS    the same in the largest tile of a panel, at most 14
+ *           LEAF_WOVEN_COLUMNS  vectors of both W phases in a tile of four channels, 3; only where a vector is a line
+ *                           of the cache and there are 32 of them. With it LEAF_INDEX, LEAF_SHIFT_OF(lanes) and
+ *                           LEAF_JOIN(low, index, high): the last `lanes` values of low, the first ones of high;
+ *                           LEAF_STORE_SOME(p, v, first, end): lanes [first, end) alone;
+ *                           LEAF_MULTIPLY(a, b), LEAF_RELU(v), where a NaN stays one; LEAF_LIST: the leaf for lists
  *           LEAF_STACK_COLUMNS  vectors in a tile of four rows of one channel, at most 4; with 4, tiles of eight rows
  *                           by two vectors as well
  */
@@ -96,15 +102,19 @@ static void LEAF(line8)(const convt3d__cpu_line *line) { LEAF(line)(line, LEAF_C
 CONVT3D__CPU_INLINE void LEAF(stack_step)(const convt3d__cpu_line *line, LEAF_VECTOR sum[8][4], const LEAF_REAL *px,
                                           const LEAF_REAL *pw, const int columns, const int rows, const int height)
 {
+    const int64_t pitch = line->row_pitch;
     LEAF_VECTOR w[4], x[4];
     int c, r, i;
     CONVT3D__CPU_UNROLL
     for (i = 0; i < height; i++) w[i] = LEAF_SPLAT(pw + i * line->w_step);
-    px -= (height - 1) * line->row_pitch;
+    px -= (height - 1) * pitch;
     CONVT3D__CPU_UNROLL
-    for (i = 0; i < rows + height - 1; i++, px += line->row_pitch) {          /* at most 11 */
+    for (i = 0; i < rows + height - 1; i++, px += pitch) {                    /* at most 11 */
         CONVT3D__CPU_UNROLL
-        for (c = 0; c < columns; c++) x[c] = LEAF_LOAD(px + c * LEAF_LANES);
+        for (c = 0; c < columns; c++) {
+            x[c] = LEAF_LOAD(px + c * LEAF_LANES);
+            LEAF_KEEP(x[c]);
+        }
         CONVT3D__CPU_UNROLL
         for (r = 0; r < rows; r++) {
             const int tap = r - i + height - 1;
@@ -599,6 +609,181 @@ static void LEAF(weave)(const convt3d__cpu_weave *w)
         }
 }
 
+#ifdef LEAF_WOVEN_COLUMNS
+/* ---- lines whose two W phases are woven while they are in registers ---- */
+
+/* A row whose lines of the cache do not begin with it, around the caches: what each channel has left over for its next
+ * line, the last `lanes` values of `carry`. */
+typedef struct LEAF(rest) {
+    LEAF_VECTOR carry[8];
+    LEAF_INDEX index[8];
+    int64_t lanes[8];
+} LEAF(rest);
+
+/* The sums of one phase, from position `at` on, of 4 channels from `channel` on. */
+CONVT3D__CPU_INLINE void LEAF(woven_sum)(const convt3d__cpu_woven *p, LEAF_VECTOR sum[4][LEAF_WOVEN_COLUMNS],
+                                         const int phase, int64_t channel, int64_t at, const int columns)
+{
+    LEAF_VECTOR x[LEAF_WOVEN_COLUMNS], w;
+    const convt3d__cpu_tap *tap = p->tap[phase], *end = tap + p->taps[phase];
+    int64_t ic;
+    int c, r;
+    CONVT3D__CPU_UNROLL
+    for (r = 0; r < 4; r++) {
+        sum[r][0] = LEAF_SPLAT((const LEAF_REAL *)p->start + channel + r);
+        CONVT3D__CPU_UNROLL
+        for (c = 1; c < columns; c++) sum[r][c] = sum[r][0];
+    }
+    for (; tap < end; tap++) {
+        const LEAF_REAL *px = (const LEAF_REAL *)p->x + tap->x + at;
+        const LEAF_REAL *pw = (const LEAF_REAL *)p->w + tap->w * p->channels * p->rows + channel;
+        for (ic = p->channels; ic > 0; ic--, px += p->x_pitch, pw += p->rows) {
+            CONVT3D__CPU_UNROLL
+            for (c = 0; c < columns; c++) x[c] = LEAF_LOAD(px + c * LEAF_LANES);
+            CONVT3D__CPU_UNROLL
+            for (r = 0; r < 4; r++) {
+                w = LEAF_SPLAT(pw + r);
+                CONVT3D__CPU_UNROLL
+                for (c = 0; c < columns; c++) sum[r][c] = LEAF_FMA(x[c], w, sum[r][c]);
+            }
+        }
+    }
+}
+
+/* A line of outputs from output o on, of a row that begins at `to`. */
+CONVT3D__CPU_INLINE void LEAF(woven_line)(const convt3d__cpu_woven *p, LEAF_REAL *to, LEAF_VECTOR v, int64_t o)
+{
+    int64_t first = o < 0 ? -o : 0, end = p->length - o;
+    if (first > 0 || end < LEAF_LANES) {
+        if (end > first) LEAF_STORE_SOME(to + o, v, first, end < LEAF_LANES ? end : LEAF_LANES);
+    } else LEAF(put)(to + o, v, p->stream != 0);
+}
+
+/* The list on finished sums of both phases, by the leaf for lists: on all of them where channels are alike. */
+CONVT3D__CPU_INLINE void LEAF(woven_list)(const convt3d__cpu_woven *p, LEAF_VECTOR a[4][LEAF_WOVEN_COLUMNS],
+                                          LEAF_VECTOR b[4][LEAF_WOVEN_COLUMNS], int64_t channel, const int columns)
+{
+    LEAF_REAL values[8 * LEAF_WOVEN_COLUMNS * LEAF_LANES];
+    const int64_t n = 2 * columns * LEAF_LANES;
+    int c, r, i;
+    CONVT3D__CPU_UNROLL
+    for (r = 0; r < 4; r++) {
+        CONVT3D__CPU_UNROLL
+        for (c = 0; c < columns; c++) {
+            LEAF_STORE(values + r * n + c * LEAF_LANES, a[r][c]);
+            LEAF_STORE(values + r * n + (columns + c) * LEAF_LANES, b[r][c]);
+        }
+    }
+    for (i = 0; i < p->entries; i++) {
+        const convt3d__cpu_entry *e = p->entry + i;
+        const int64_t m = e->kind == CONVT3D_OP_AFFINE ? n : 4 * n;
+        for (r = 0; r * m < 4 * n; r++) LEAF_LIST(e->kind, e->a[channel + r], e->b[channel + r], values + r * m, m);
+    }
+    CONVT3D__CPU_UNROLL
+    for (r = 0; r < 4; r++) {
+        CONVT3D__CPU_UNROLL
+        for (c = 0; c < columns; c++) {
+            a[r][c] = LEAF_LOAD(values + r * n + c * LEAF_LANES);
+            b[r][c] = LEAF_LOAD(values + r * n + (columns + c) * LEAF_LANES);
+        }
+    }
+}
+
+/* The two frequent entries, in registers. */
+CONVT3D__CPU_INLINE LEAF_VECTOR LEAF(woven_light)(const convt3d__cpu_woven *p, LEAF_VECTOR v, int64_t channel)
+{
+    if (p->affine) {
+        const LEAF_REAL a = (LEAF_REAL)p->affine->a[channel], b = (LEAF_REAL)p->affine->b[channel];
+        v = LEAF_ADD(LEAF_MULTIPLY(LEAF_SPLAT(&a), v), LEAF_SPLAT(&b));
+    }
+    return p->relu ? LEAF_RELU(v) : v;
+}
+
+/* 4 channels by `columns` vectors of each phase: outputs from o on. */
+CONVT3D__CPU_INLINE void LEAF(woven_tile)(const convt3d__cpu_woven *p, LEAF(rest) *rest, int64_t channel, int64_t o,
+                                          const int columns)
+{
+    LEAF_VECTOR a[4][LEAF_WOVEN_COLUMNS], b[4][LEAF_WOVEN_COLUMNS], v[2];
+    int c, r, i;
+    LEAF(woven_sum)(p, a, 0, channel, o / 2, columns);
+    LEAF(woven_sum)(p, b, 1, channel, o / 2, columns);
+    if (p->entries > 0) LEAF(woven_list)(p, a, b, channel, columns);
+    CONVT3D__CPU_UNROLL
+    for (r = 0; r < 4; r++) {
+        LEAF_REAL *to = (LEAF_REAL *)p->to + (channel + r) * p->to_channel;
+        if (channel + r >= p->valid) return;
+        CONVT3D__CPU_UNROLL
+        for (c = 0; c < columns; c++) {
+            if (p->light) {
+                a[r][c] = LEAF(woven_light)(p, a[r][c], channel + r);
+                b[r][c] = LEAF(woven_light)(p, b[r][c], channel + r);
+            }
+            LEAF_ZIP(v[0], v[1], a[r][c], b[r][c]);
+            CONVT3D__CPU_UNROLL
+            for (i = 0; i < 2; i++) {
+                int64_t at = o + (2 * c + i) * LEAF_LANES;
+                if (rest) {
+                    LEAF_VECTOR low = rest->carry[channel + r];
+                    rest->carry[channel + r] = v[i];
+                    v[i] = LEAF_JOIN(low, rest->index[channel + r], v[i]);
+                    at -= rest->lanes[channel + r];
+                }
+                LEAF(woven_line)(p, to, v[i], at);
+            }
+        }
+    }
+}
+
+/* All channels. Functions of their own: what the caller keeps would take registers from the sums. */
+#define LEAF_WOVEN_TILES(columns) \
+    CONVT3D__CPU_APART void LEAF(woven##columns)(const convt3d__cpu_woven *p, LEAF(rest) *rest, int64_t channel, \
+                                                 int64_t o) \
+    { \
+        LEAF(woven_tile)(p, rest, channel, o, columns); \
+    }
+LEAF_WOVEN_TILES(1)
+LEAF_WOVEN_TILES(2)
+LEAF_WOVEN_TILES(3)
+#undef LEAF_WOVEN_TILES
+
+static void LEAF(woven_row)(const convt3d__cpu_woven *p, LEAF(rest) *rest)
+{
+    const int64_t vectors = (p->length + 2 * LEAF_LANES - 1) / (2 * LEAF_LANES);
+    int64_t at, columns, channel, o = 0;
+    for (at = 0; at < vectors; at += columns, o += 2 * columns * LEAF_LANES) {
+        columns = vectors - at == 4 ? 2 : convt3d__min(vectors - at, 3);
+        for (channel = 0; channel < p->valid; channel += 4) {
+            if (columns == 3) LEAF(woven3)(p, rest, channel, o);
+            else if (columns == 2) LEAF(woven2)(p, rest, channel, o);
+            else LEAF(woven1)(p, rest, channel, o);
+        }
+    }
+    for (channel = 0; rest && channel < p->valid; channel++)
+        LEAF(woven_line)(p, (LEAF_REAL *)p->to + channel * p->to_channel,
+                         LEAF_JOIN(rest->carry[channel], rest->index[channel], rest->carry[channel]),
+                         o - rest->lanes[channel]);
+}
+
+static void LEAF(woven)(const convt3d__cpu_woven *p)
+{
+    LEAF(rest) rest;
+    int64_t channel;
+    if (!p->stream || ((uintptr_t)p->to | (uintptr_t)p->to_channel * sizeof(LEAF_REAL)) % 64 == 0) {
+        LEAF(woven_row)(p, NULL);
+        return;
+    }
+    for (channel = 0; channel < p->valid; channel++) {
+        uintptr_t to = (uintptr_t)((LEAF_REAL *)p->to + channel * p->to_channel);
+        rest.lanes[channel] = (int64_t)(to % 64 / sizeof(LEAF_REAL));
+        rest.index[channel] = LEAF_SHIFT_OF(rest.lanes[channel]);
+        rest.carry[channel] = LEAF_SPLAT((const LEAF_REAL *)p->start);     /* none of it is stored */
+        CONVT3D__CPU_PREFETCH_WRITE((const void *)to);      /* the lines that the row shares */
+        CONVT3D__CPU_PREFETCH_WRITE((const void *)(to + (uintptr_t)p->length * sizeof(LEAF_REAL)));
+    }
+    LEAF(woven_row)(p, &rest);
+}
+#endif
+
 #undef LEAF
 #undef LEAF_REAL
 #undef LEAF_VECTOR
@@ -612,6 +797,7 @@ static void LEAF(weave)(const convt3d__cpu_weave *w)
 #undef LEAF_ADD
 #undef LEAF_ZIP
 #undef LEAF_EVENS
+#undef LEAF_KEEP
 #undef LEAF_COLUMNS_1
 #undef LEAF_COLUMNS_2
 #undef LEAF_COLUMNS_3
@@ -622,3 +808,11 @@ static void LEAF(weave)(const convt3d__cpu_weave *w)
 #undef LEAF_STACK_COLUMNS
 #undef LEAF_POSITIONS
 #undef LEAF_PANEL_POSITIONS
+#undef LEAF_WOVEN_COLUMNS
+#undef LEAF_INDEX
+#undef LEAF_SHIFT_OF
+#undef LEAF_JOIN
+#undef LEAF_STORE_SOME
+#undef LEAF_MULTIPLY
+#undef LEAF_RELU
+#undef LEAF_LIST

@@ -30,6 +30,7 @@ CONVT3D__CPU_INLINE void convt3d__neon_zip_f32(float32x4_t *low, float32x4_t *hi
 #define LEAF_ADD vaddq_f32
 #define LEAF_ZIP(low, high, a, b) convt3d__neon_zip_f32(&(low), &(high), a, b)
 #define LEAF_EVENS vuzp1q_f32
+#define LEAF_KEEP(v) ((void)(v))
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 8
 #define LEAF_COLUMNS_3 6
@@ -65,6 +66,7 @@ CONVT3D__CPU_INLINE void convt3d__neon_zip_f64(float64x2_t *low, float64x2_t *hi
 #define LEAF_ADD vaddq_f64
 #define LEAF_ZIP(low, high, a, b) convt3d__neon_zip_f64(&(low), &(high), a, b)
 #define LEAF_EVENS vuzp1q_f64
+#define LEAF_KEEP(v) ((void)(v))
 #define LEAF_COLUMNS_1 8
 #define LEAF_COLUMNS_2 8
 #define LEAF_COLUMNS_3 6
@@ -109,6 +111,7 @@ static const convt3d__cpu_leaves convt3d__neon_leaves = {
     {convt3d__neon_f32_add, convt3d__neon_f64_add},
     {convt3d__neon_f32_evens, convt3d__neon_f64_evens},
     {convt3d__neon_f32_weave, convt3d__neon_f64_weave},
+    {NULL, NULL},
     {convt3d__neon_widen_f16, convt3d__portable_widen_bf16},
     {convt3d__neon_narrow_f16, convt3d__portable_narrow_bf16},
     {convt3d__portable_transpose_f32, convt3d__portable_transpose_f64},

@@ -130,6 +130,7 @@ CONVT3D__CPU_INLINE void convt3d__portable_zip_f64(convt3d__portable_f64 *low, c
 #define LEAF_ADD(a, b) ((a) + (b))
 #define LEAF_ZIP(low, high, a, b) convt3d__portable_zip_f32(&(low), &(high), a, b)
 #define LEAF_EVENS convt3d__portable_evens_f32
+#define LEAF_KEEP(v) ((void)(v))
 #define LEAF_COLUMNS_1 4
 #define LEAF_COLUMNS_2 4
 #define LEAF_COLUMNS_3 3
@@ -154,6 +155,7 @@ CONVT3D__CPU_INLINE void convt3d__portable_zip_f64(convt3d__portable_f64 *low, c
 #define LEAF_ADD(a, b) ((a) + (b))
 #define LEAF_ZIP(low, high, a, b) convt3d__portable_zip_f64(&(low), &(high), a, b)
 #define LEAF_EVENS convt3d__portable_evens_f64
+#define LEAF_KEEP(v) ((void)(v))
 #define LEAF_COLUMNS_1 4
 #define LEAF_COLUMNS_2 4
 #define LEAF_COLUMNS_3 3
@@ -283,6 +285,7 @@ static const convt3d__cpu_leaves convt3d__portable_leaves = {
     {convt3d__portable_f32_add, convt3d__portable_f64_add},
     {convt3d__portable_f32_evens, convt3d__portable_f64_evens},
     {convt3d__portable_f32_weave, convt3d__portable_f64_weave},
+    {NULL, NULL},
     {convt3d__portable_widen_f16, convt3d__portable_widen_bf16},
     {convt3d__portable_narrow_f16, convt3d__portable_narrow_bf16},
     {convt3d__portable_transpose_f32, convt3d__portable_transpose_f64},

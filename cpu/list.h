@@ -63,13 +63,36 @@ static void convt3d__cpu_channel_affine(const convt3d__cpu_unit *u, const convt3
     convt3d__cpu_function(u, CONVT3D_OP_AFFINE, a, b, values, n);
 }
 
-/* Whether no entry looks at more than the value and its channel, in types whose functions have no branch either. */
-static int convt3d__cpu_list_is_blind(const convt3d__cpu_unit *u)
+/* What a list that is blind makes of f32 values of `channels` channels from oc on. */
+static void convt3d__cpu_entries(const convt3d__cpu_unit *u, int64_t oc, int64_t channels,
+                                 convt3d__cpu_entry entry[CONVT3D_MAX_OPS])
 {
     int32_t i;
-    for (i = 0; i < u->p->fused; i++)
-        if (convt3d__op_uses(u->p->desc.ops[i].kind) & CONVT3D_USES_RESIDUAL) return 0;
-    return u->p->desc.dtype != CONVT3D_F64;
+    int64_t r;
+    for (i = 0; i < u->p->fused; i++) {
+        const convt3d_op *op = &u->p->desc.ops[i];
+        const float *scale = (const float *)u->io->ops[i].scale, *shift = (const float *)u->io->ops[i].shift;
+        int by_channel = op->kind == CONVT3D_OP_CHANNEL_AFFINE;
+        entry[i].kind = by_channel ? CONVT3D_OP_AFFINE : op->kind;
+        for (r = 0; r < CONVT3D__CPU_MOST_ROWS; r++) {
+            entry[i].a[r] = !by_channel ? (float)op->a : scale && r < channels ? scale[oc + r] : 1;
+            entry[i].b[r] = !by_channel ? (float)op->b : shift && r < channels ? shift[oc + r] : 0;
+        }
+    }
+}
+
+/* The list of a woven row: an affine entry, ReLU and both are looked for, as they cost nothing in registers. */
+static void convt3d__cpu_woven_list(const convt3d__cpu_unit *u, int64_t oc, convt3d__cpu_woven *w,
+                                    convt3d__cpu_entry entry[CONVT3D_MAX_OPS])
+{
+    int32_t n = u->p->fused, affine;
+    convt3d__cpu_entries(u, oc, w->valid, entry);
+    affine = n > 0 && entry[0].kind == CONVT3D_OP_AFFINE;
+    w->entry = entry;
+    w->affine = affine ? entry : NULL;
+    w->relu = n == affine + 1 && entry[affine].kind == CONVT3D_OP_RELU;
+    w->light = n > 0 && n == affine + w->relu;
+    w->entries = w->light ? 0 : n;
 }
 
 /* The whole of it on n values from `at` on along an axis (1: channels, 4: a row), `step` outputs apart. */

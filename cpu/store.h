@@ -119,7 +119,7 @@ static void convt3d__cpu_apply_rows(const convt3d__cpu_unit *u, const convt3d__c
     if (columns <= 0) return;
     at.oc += channel;
     at.ow += phase;
-    if (convt3d__cpu_list_is_blind(u)) {
+    if (convt3d__cpu_list_is_blind(u->p)) {
         convt3d__cpu_apply(u, &at, 4, step, convt3d__cpu_sums(u, phase, channel, r->slot),
                            (slots - 1) * u->sum_row + columns);
         return;
