@@ -34,24 +34,29 @@ static int32_t convt3d__cpu_processor(void)
     return has;
 }
 
-/* Bytes of the last-level cache as cpuid tells, over the levels of one leaf (4: Intel; 0x8000001d: AMD). */
-static int64_t convt3d__cpu_cache_of_leaf(uint32_t leaf)
+/* Bytes of the caches of each level as cpuid tells, from one leaf of it (4: Intel; 0x8000001d: AMD). */
+static void convt3d__cpu_ask_caches(uint32_t leaf, int64_t bytes[8])
 {
     uint32_t a, b, c, d, i;
-    int64_t bytes = 0;
     for (i = 0; i < 8 && __get_cpuid_count(leaf, i, &a, &b, &c, &d) && (a & 31) != 0; i++)
-        bytes = (int64_t)((b >> 22) + 1) * ((b >> 12 & 1023) + 1) * ((b & 4095) + 1) * ((int64_t)c + 1);
-    return bytes;
-}
-
-static int64_t convt3d__cpu_last_cache(void)
-{
-    int64_t bytes = convt3d__max(convt3d__cpu_cache_of_leaf(4), convt3d__cpu_cache_of_leaf(0x8000001du));
-    return bytes > 0 ? bytes : (int64_t)32 << 20;
+        bytes[a >> 5 & 7] = (int64_t)((b >> 22) + 1) * ((b >> 12 & 1023) + 1) * ((b & 4095) + 1) * ((int64_t)c + 1);
 }
 #else
-static int64_t convt3d__cpu_last_cache(void) { return (int64_t)32 << 20; }
+static void convt3d__cpu_ask_caches(uint32_t leaf, int64_t bytes[8]) { (void)leaf;  (void)bytes; }
 #endif
+
+/* Bytes of a core's own cache, and of the last one. */
+static void convt3d__cpu_caches(int64_t *own, int64_t *last)
+{
+    int64_t bytes[8] = {0};
+    int i;
+    convt3d__cpu_ask_caches(4, bytes);
+    if (bytes[1] == 0) convt3d__cpu_ask_caches(0x8000001du, bytes);
+    *own = bytes[2] > 0 ? bytes[2] : (int64_t)1 << 20;
+    *last = (int64_t)32 << 20;
+    for (i = 1; i < 8; i++)
+        if (bytes[i] > 0) *last = bytes[i];
+}
 
 static int32_t convt3d__cpu_most_threads(const convt3d__plan *p)
 {
@@ -72,10 +77,12 @@ typedef struct convt3d__cpu_blocking {
     int64_t parts;              /* units that share the blocks of a group */
     int64_t pitch, gap;         /* elements from row to row of packed x; most zeros between rows */
     int64_t x_pitch, plane;     /* from channel to channel and from depth to depth of packed x */
+    int64_t x_budget;           /* bytes of packed x */
     int32_t ic_block;           /* input channels of one pass over the taps */
     int32_t stack;              /* one output channel a group: rows are summed together */
     int32_t products;           /* every tap is a channel of its own, summed over the input channels first */
-    int32_t chunk;              /* input rows whose products are kept at once */
+    int32_t chunk, x_chunk;     /* input rows whose products are kept at once, and those packed at once */
+    int64_t product_pitch;      /* from product to product */
     int32_t lines;              /* of sums for each W phase */
     int64_t depth_bytes;        /* sums of one output depth */
     int32_t panel;              /* vectors of a panel, 0: lines */
@@ -97,7 +104,8 @@ typedef struct convt3d__cpu_blocking {
 typedef char convt3d__cpu_blocking_fits[sizeof(convt3d__cpu_blocking) <= sizeof(((convt3d__plan *)0)->state) ? 1 : -1];
 
 enum {
-    CONVT3D__CPU_X_BUDGET = 480 << 10,      /* bytes of packed x that are meant to stay in a core's own cache */
+    CONVT3D__CPU_X_LEAST = 480 << 10,       /* least and most bytes of packed x, which is meant to stay in half a */
+    CONVT3D__CPU_X_MOST = 960 << 10,        /* core's own cache: where that has 2 MB, k3 s1 gains 2 to 5% */
     CONVT3D__CPU_SUM_BUDGET = 96 << 10,     /* the same for the sums of one run */
     CONVT3D__CPU_W_BUDGET = 128 << 10,      /* the same for the weights that runs share */
     CONVT3D__CPU_MOST_COLUMNS = 512,        /* positions along W in a unit */
@@ -107,6 +115,8 @@ enum {
     CONVT3D__CPU_MOST_RUNS = 8,             /* runs of one output depth that are stored together */
     CONVT3D__CPU_STREAM = 8 << 20,          /* bytes of y that go around the caches, however large the last one is: a
                                                Xeon writes into its 300 MB at a third of the rate */
+    CONVT3D__CPU_CHUNK_BUDGET = 256 << 10,  /* bytes of x that are packed at once for products: rows of a channel lie
+                                               in a page of their own, and short pieces of pages come slowly */
     CONVT3D__CPU_IC_BLOCK = 256,            /* input channels of one pass over the taps */
     CONVT3D__CPU_IC_STACK = 8,              /* the same for stacks, whose few sums make x the larger part of the work */
     CONVT3D__CPU_LIST = 192,                /* positions that a panel takes at once */
@@ -305,6 +315,8 @@ static void convt3d__cpu_choose_products_size(const convt3d__plan *p, convt3d__c
         least = waste;
         b->chunk = (int32_t)rows;
     }
+    rows = CONVT3D__CPU_CHUNK_BUDGET / (width * p->in_group * convt3d__cpu_real_size(p) * b->chunk);
+    b->x_chunk = (int32_t)(b->chunk * convt3d__max(1, convt3d__min(rows, convt3d__ceil_div(p->axis[1].in, b->chunk))));
 }
 
 /* Grows the unit along depth or height, whichever saves more repeated packing, while its parts stay in their caches. */
@@ -317,7 +329,7 @@ static void convt3d__cpu_choose_size(const convt3d__plan *p, convt3d__cpu_blocki
     }
     i = convt3d__cpu_positions(&p->axis[2]);
     b->size[2] = convt3d__ceil_div(i, convt3d__max(1, convt3d__ceil_div(i, CONVT3D__CPU_MOST_COLUMNS)));
-    while (b->size[2] > 64 && convt3d__cpu_x_bytes(p, b, b->size) > (double)CONVT3D__CPU_X_BUDGET)
+    while (b->size[2] > 64 && convt3d__cpu_x_bytes(p, b, b->size) > (double)b->x_budget)
         b->size[2] = (b->size[2] + 1) / 2;
     for (;;) {
         int64_t deeper[3], higher[3], can_deepen, can_heighten;
@@ -327,8 +339,8 @@ static void convt3d__cpu_choose_size(const convt3d__plan *p, convt3d__cpu_blocki
         memcpy(higher, b->size, sizeof higher);
         deeper[0]++;
         higher[1]++;
-        can_deepen = deeper[0] <= most[0] && convt3d__cpu_x_bytes(p, b, deeper) <= (double)CONVT3D__CPU_X_BUDGET;
-        can_heighten = higher[1] <= most[1] && convt3d__cpu_x_bytes(p, b, higher) <= (double)CONVT3D__CPU_X_BUDGET &&
+        can_deepen = deeper[0] <= most[0] && convt3d__cpu_x_bytes(p, b, deeper) <= (double)b->x_budget;
+        can_heighten = higher[1] <= most[1] && convt3d__cpu_x_bytes(p, b, higher) <= (double)b->x_budget &&
                        convt3d__cpu_sum_bytes(p, b, higher) <= (double)CONVT3D__CPU_SUM_BUDGET;
         if (can_heighten && (b->size[1] < 4 || halo_h >= halo_d || !can_deepen)) b->size[1]++;
         else if (can_deepen) b->size[0]++;
@@ -342,7 +354,7 @@ static void convt3d__cpu_choose_split(const convt3d__plan *p, convt3d__cpu_block
 {
     double weights = (double)p->in_group * (double)p->out_group * (double)p->taps;
     int32_t heavy = weights * (double)convt3d__cpu_real_size(p) >
-                    (double)CONVT3D__CPU_X_BUDGET + 2 * convt3d__cpu_x_bytes(p, b, b->size);
+                    (double)b->x_budget + 2 * convt3d__cpu_x_bytes(p, b, b->size);
     int64_t i;
     for (;;) {
         double units = (double)p->desc.batch * (double)b->group_units * (double)b->parts, x;
@@ -411,9 +423,10 @@ static int32_t convt3d__cpu_choose_buffers(const convt3d__plan *p, convt3d__cpu_
         if (b->scatter) b->sum_bytes = 0;
     }
     if (b->products) {
-        b->x_pitch = convt3d__cpu_round_up(b->chunk * p->axis[2].in, 16) + 16;
+        b->product_pitch = convt3d__cpu_round_up(b->chunk * p->axis[2].in, 16) + 16;
+        b->x_pitch = convt3d__cpu_round_up(b->x_chunk * p->axis[2].in, 16) + 16;
         b->x_bytes = convt3d__cpu_round_up((b->x_pitch * p->in_group + CONVT3D__CPU_SLACK) * real, 64);
-        b->product_bytes = (b->blocks * b->rows * b->x_pitch + CONVT3D__CPU_SLACK) * real;
+        b->product_bytes = (b->blocks * b->rows * b->product_pitch + CONVT3D__CPU_SLACK) * real;
         b->product_bytes = convt3d__cpu_round_up(b->product_bytes, 64);
     }
     b->thread_bytes = b->x_bytes + b->sum_bytes + b->weave_bytes + b->tap_bytes + b->list_bytes + b->product_bytes;
@@ -453,8 +466,10 @@ static int32_t convt3d__cpu_refuses(convt3d__plan *p, const convt3d__cpu_leaves 
 {
     convt3d__cpu_blocking b;
     int32_t is_f64 = p->desc.dtype == CONVT3D_F64;
-    int64_t few = convt3d__min(p->in_group, p->out_group);
+    int64_t few = convt3d__min(p->in_group, p->out_group), last;
     memset(&b, 0, sizeof b);
+    convt3d__cpu_caches(&b.x_budget, &last);
+    b.x_budget = convt3d__max(CONVT3D__CPU_X_LEAST, convt3d__min(b.x_budget / 32 * 15, CONVT3D__CPU_X_MOST));
     if (p->axis[2].stride > CONVT3D__CPU_MOST_PHASES && p->axis[2].out > CONVT3D__CPU_MOST_PHASES) {
         convt3d__cpu_reason(why, "stride[2] is above 64: a line of sums is kept for each phase along W");
         return 1;
@@ -488,7 +503,7 @@ static int32_t convt3d__cpu_refuses(convt3d__plan *p, const convt3d__cpu_leaves 
     b.by_phase = (double)(b.store / b.rows) * convt3d__cpu_block_bytes(p, &b) > (double)CONVT3D__CPU_W_BUDGET;
     b.stream = convt3d__cpu_y_type(p) <= CONVT3D_F64 && p->desc.y_stride[4] == 1 && !b.scatter &&
                p->y_count * convt3d__element_size(convt3d__cpu_y_type(p)) >
-               convt3d__min(convt3d__cpu_last_cache() / (b.by_phase ? 1 : 2), CONVT3D__CPU_STREAM);
+               convt3d__min(last / (b.by_phase ? 1 : 2), CONVT3D__CPU_STREAM);
     b.woven = convt3d__cpu_choose_woven(p, leaves, &b);
     b.high = !b.by_phase && convt3d__cpu_phases(&p->axis[1]) <= CONVT3D__CPU_MOST_HIGH ?
              (int32_t)convt3d__cpu_phases(&p->axis[1]) : 1;

@@ -16,7 +16,8 @@
  *       panels     vectors along output channels by positions in any order              panels.h: NDHWC, short rows,
  *                                                                                       long sums
  *       products   all taps of an input first, then added to the outputs they reach     products.h: few output channels
- *     Lines of sums are woven (the W phases take their places) and stored by store.h. Packed weights (weights.h) are
+ *     Lines of sums are woven (the W phases take their places) and stored by store.h, or by the leaf that sums them
+ *     where W has a stride of 2 (lines.h). Packed weights (weights.h) are
  *     [block of output channels][block of input channels][tap][input channel][ROWS]. The leaves, kernel_*.h, share
  *     kernel_body.h.
  *
@@ -156,7 +157,7 @@ typedef struct convt3d__cpu_leaves {
                                                                               columns, 4 by 3, 8 by 1, 0 by 0 or 1 */
     int32_t positions;
     double (*total[2])(const void *values, int64_t n);
-    void (*add[2])(void *to, const void *from, int64_t n);
+    void (*add[2])(void *to, const void *from, int64_t n, int64_t rows, int64_t to_row, int64_t from_row);
     void (*evens[2])(void *to, const void *from, int64_t n);               /* to[j] = from[2*j], nothing beyond */
     void (*weave[2])(const convt3d__cpu_weave *weave);
     void (*woven[2])(const convt3d__cpu_woven *row);                       /* NULL: too few registers */

@@ -3,12 +3,12 @@
  * Idea: kernel_body.h on vectors of 16 f32 or 8 f64 and 32 registers. The 16-bit conversions are those of AVX2: they
  * run at the rate of memory. AVX512_BF16 and AVX512_FP16 are left alone: they flush subnormals or sum in 16 bits.
  * Requires: avx512f, avx512dq and avx512vl of the processor, and an operating system that keeps the registers.
- * Tiles (channels x vectors): 1x8, 2x8, 3x6, 4x6, 5x4, 6x4, 8x3; woven rows 4 channels by 3 vectors of each of two
- * phases; panels 14 positions by 2 vectors; stacks 4 rows by 4 vectors, 8 by 2 where rows are short. Tall and
- * narrow tiles keep down what comes from the second cache: 14 positions instead of 8 made long sums up to 12% faster on
- * a Xeon.
- * Measured, geometric mean over bench/workloads.csv at batch 1, one thread, of OpenBLAS's sgemm: 0.75 on a Xeon (sgemm
- * 150 GFLOP/s a core; shared, 80 to 130 in that run), 0.82 on an EPYC (Zen 4, 103 GFLOP/s); k3 s1 0.92 to 1.0.
+ * Tiles (channels x vectors): 1x8, 2x8, 3x6, 4x6, 5x4, 6x4, 8x3; woven rows 8 or 4 channels by 3 vectors, one phase
+ * after the other; panels up to 14 positions by 2 vectors; stacks 4 rows by 4 vectors, 8 by 2 where rows are short.
+ * Tall and narrow tiles keep down what comes from the second cache: 14 positions instead of 8 made long sums up to 12%
+ * faster on a Xeon.
+ * Measured, geometric mean over bench/workloads.csv at batch 1, one thread, of OpenBLAS's sgemm: 0.86 on a Xeon (sgemm
+ * 150 GFLOP/s a core; shared, 60 to 130 in that run), 0.90 on an EPYC (Zen 4, 100 GFLOP/s); k3 s1 0.93 to 1.07.
  */
 #ifndef CONVT3D_CPU_KERNEL_AVX512_H
 #define CONVT3D_CPU_KERNEL_AVX512_H
@@ -46,11 +46,10 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f32(__m512 *low, __m512 *high, __m5
 #define LIST(name) convt3d__avx512_list_##name
 #define LIST_BYTES 64
 #define LIST_FMA _mm512_fmadd_ps
-#define LIST_LARGER _mm512_max_ps
-#define LIST_SMALLER _mm512_min_ps
-#define LIST_NEAREST(v) _mm512_roundscale_ps(v, 8)
-#define LIST_SCALE _mm512_scalef_ps
-#define LIST_RECIPROCAL _mm512_rcp14_ps
+#define LIST_LARGER(a, b) _mm512_maskz_max_ps(0xffff, a, b)            /* g++ warns of those without a mask */
+#define LIST_SMALLER(a, b) _mm512_maskz_min_ps(0xffff, a, b)
+#define LIST_SCALE(v, n) _mm512_maskz_scalef_ps(0xffff, v, n)
+#define LIST_RECIPROCAL(v) _mm512_maskz_rcp14_ps(0xffff, v)
 #include "list_body.h"
 
 #define LEAF(name) convt3d__avx512_f32_##name
@@ -83,7 +82,7 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f32(__m512 *low, __m512 *high, __m5
 #define LEAF_STORE_SOME(p, v, first, end) \
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << (end)) - (1u << (first))), v)
 #define LEAF_MULTIPLY _mm512_mul_ps
-#define LEAF_RELU(v) _mm512_max_ps(_mm512_setzero_ps(), v)
+#define LEAF_RELU(v) _mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), v)
 #define LEAF_LIST convt3d__avx512_list_list
 #include "kernel_body.h"
 
@@ -137,7 +136,7 @@ CONVT3D__CPU_INLINE void convt3d__avx512_no_list(int32_t kind, float a, float b,
 #define LEAF_STORE_SOME(p, v, first, end) \
     _mm512_mask_storeu_pd(p, (__mmask8)((1u << (end)) - (1u << (first))), v)
 #define LEAF_MULTIPLY _mm512_mul_pd
-#define LEAF_RELU(v) _mm512_max_pd(_mm512_setzero_pd(), v)
+#define LEAF_RELU(v) _mm512_maskz_max_pd(0xff, _mm512_setzero_pd(), v)
 #define LEAF_LIST convt3d__avx512_no_list
 #include "kernel_body.h"
 

@@ -13,9 +13,9 @@
  *           LEAF_EVENS(a, b)    a0 a2 ... b0 b2 ...
  *           LEAF_COLUMNS_1 ... LEAF_COLUMNS_8   widest tile for so many channels; 0: no such tile
  *           LEAF_POSITIONS      output positions by one or two vectors of channels in a tile, 4 to 8
- *           LEAF_PANEL_POSITIONS    the same in the largest tile of a panel, at most 14
- *           LEAF_WOVEN_COLUMNS  vectors of both W phases in a tile of four channels, 3; only where a vector is a line
- *                           of the cache and there are 32 of them. With it LEAF_INDEX, LEAF_SHIFT_OF(lanes) and
+ *           LEAF_PANEL_POSITIONS    the same in the largest tile of a panel: 4, 6, 8 or 14
+ *           LEAF_WOVEN_COLUMNS  vectors of each W phase in a tile of woven rows, 3; only where a vector is a line of
+ *                           the cache and there are 32 of them. With it LEAF_INDEX, LEAF_SHIFT_OF(lanes) and
  *                           LEAF_JOIN(low, index, high): the last `lanes` values of low, the first ones of high;
  *                           LEAF_STORE_SOME(p, v, first, end): lanes [first, end) alone;
  *                           LEAF_MULTIPLY(a, b), LEAF_RELU(v), where a NaN stays one; LEAF_LIST: the leaf for lists
@@ -248,32 +248,52 @@ CONVT3D__CPU_INLINE void LEAF(panel_tile)(const convt3d__cpu_panel *p, int64_t f
     }
 }
 
+/* As few tiles as there can be, none much smaller than the others: each reads all the weights. */
 CONVT3D__CPU_INLINE void LEAF(panel)(const convt3d__cpu_panel *p, const int vectors)
 {
-    int64_t i = 0;
-#if LEAF_PANEL_POSITIONS > LEAF_POSITIONS
-    for (; i + LEAF_PANEL_POSITIONS <= p->positions; i += LEAF_PANEL_POSITIONS)
-        LEAF(panel_tile)(p, i, vectors, LEAF_PANEL_POSITIONS);
+    int64_t i, n, tiles;
+    for (i = 0; i < p->positions; i += n) {
+        tiles = (p->positions - i + LEAF_PANEL_POSITIONS - 1) / LEAF_PANEL_POSITIONS;
+        n = (p->positions - i + tiles - 1) / tiles;
+        switch (n) {
+        case 1: LEAF(panel_tile)(p, i, vectors, 1);  break;
+        case 2: LEAF(panel_tile)(p, i, vectors, 2);  break;
+        case 3: LEAF(panel_tile)(p, i, vectors, 3);  break;
+        case 4: LEAF(panel_tile)(p, i, vectors, 4);  break;
+#if LEAF_PANEL_POSITIONS > 4
+        case 5: LEAF(panel_tile)(p, i, vectors, 5);  break;
+        case 6: LEAF(panel_tile)(p, i, vectors, 6);  break;
 #endif
-    for (; i + LEAF_POSITIONS <= p->positions; i += LEAF_POSITIONS) LEAF(panel_tile)(p, i, vectors, LEAF_POSITIONS);
-    for (; i + 4 <= p->positions; i += 4) LEAF(panel_tile)(p, i, vectors, 4);
-    if (i + 3 <= p->positions) { LEAF(panel_tile)(p, i, vectors, 3);  i += 3; }
-    if (i + 2 <= p->positions) { LEAF(panel_tile)(p, i, vectors, 2);  i += 2; }
-    if (i < p->positions) LEAF(panel_tile)(p, i, vectors, 1);
+#if LEAF_PANEL_POSITIONS > 6
+        case 7: LEAF(panel_tile)(p, i, vectors, 7);  break;
+        case 8: LEAF(panel_tile)(p, i, vectors, 8);  break;
+#endif
+#if LEAF_PANEL_POSITIONS > 8
+        case 9: LEAF(panel_tile)(p, i, vectors, 9);  break;
+        case 10: LEAF(panel_tile)(p, i, vectors, 10);  break;
+        case 11: LEAF(panel_tile)(p, i, vectors, 11);  break;
+        case 12: LEAF(panel_tile)(p, i, vectors, 12);  break;
+        case 13: LEAF(panel_tile)(p, i, vectors, 13);  break;
+        default: LEAF(panel_tile)(p, i, vectors, 14);  break;
+#endif
+        }
+    }
 }
 
 static void LEAF(panel1)(const convt3d__cpu_panel *p) { LEAF(panel)(p, 1); }
 static void LEAF(panel2)(const convt3d__cpu_panel *p) { LEAF(panel)(p, 2); }
 
-/* to[j] += from[j] for j < n. */
-static void LEAF(add)(void *to_void, const void *from_void, int64_t n)
+/* to[j] += from[j] for j < n, in each of some rows. */
+static void LEAF(add)(void *to_void, const void *from_void, int64_t n, int64_t rows, int64_t to_row, int64_t from_row)
 {
     LEAF_REAL *to = (LEAF_REAL *)to_void;
     const LEAF_REAL *from = (const LEAF_REAL *)from_void;
     int64_t j;
-    for (j = 0; j + LEAF_LANES <= n; j += LEAF_LANES)
-        LEAF_STORE(to + j, LEAF_ADD(LEAF_LOAD(to + j), LEAF_LOAD(from + j)));
-    for (; j < n; j++) to[j] += from[j];
+    for (; rows > 0; rows--, to += to_row, from += from_row) {
+        for (j = 0; j + LEAF_LANES <= n; j += LEAF_LANES)
+            LEAF_STORE(to + j, LEAF_ADD(LEAF_LOAD(to + j), LEAF_LOAD(from + j)));
+        for (; j < n; j++) to[j] += from[j];
+    }
 }
 
 /* ---- sums over positions ---- */
@@ -610,7 +630,7 @@ static void LEAF(weave)(const convt3d__cpu_weave *w)
 }
 
 #ifdef LEAF_WOVEN_COLUMNS
-/* ---- lines whose two W phases are woven while they are in registers ---- */
+/* ---- lines whose two W phases are woven before they leave ---- */
 
 /* A row whose lines of the cache do not begin with it, around the caches: what each channel has left over for its next
  * line, the last `lanes` values of `carry`. */
@@ -620,34 +640,58 @@ typedef struct LEAF(rest) {
     int64_t lanes[8];
 } LEAF(rest);
 
-/* The sums of one phase, from position `at` on, of 4 channels from `channel` on. */
-CONVT3D__CPU_INLINE void LEAF(woven_sum)(const convt3d__cpu_woven *p, LEAF_VECTOR sum[4][LEAF_WOVEN_COLUMNS],
-                                         const int phase, int64_t channel, int64_t at, const int columns)
+/* The sums of one phase, from position `at` on. */
+CONVT3D__CPU_INLINE void LEAF(woven_sum)(const convt3d__cpu_woven *p, LEAF_VECTOR sum[8][LEAF_WOVEN_COLUMNS],
+                                         const int phase, int64_t at, const int columns, const int rows)
 {
     LEAF_VECTOR x[LEAF_WOVEN_COLUMNS], w;
     const convt3d__cpu_tap *tap = p->tap[phase], *end = tap + p->taps[phase];
     int64_t ic;
     int c, r;
     CONVT3D__CPU_UNROLL
-    for (r = 0; r < 4; r++) {
-        sum[r][0] = LEAF_SPLAT((const LEAF_REAL *)p->start + channel + r);
+    for (r = 0; r < rows; r++) {
+        sum[r][0] = LEAF_SPLAT((const LEAF_REAL *)p->start + r);
         CONVT3D__CPU_UNROLL
         for (c = 1; c < columns; c++) sum[r][c] = sum[r][0];
     }
     for (; tap < end; tap++) {
         const LEAF_REAL *px = (const LEAF_REAL *)p->x + tap->x + at;
-        const LEAF_REAL *pw = (const LEAF_REAL *)p->w + tap->w * p->channels * p->rows + channel;
-        for (ic = p->channels; ic > 0; ic--, px += p->x_pitch, pw += p->rows) {
+        const LEAF_REAL *pw = (const LEAF_REAL *)p->w + tap->w * p->channels * rows;
+        for (ic = p->channels; ic > 0; ic--, px += p->x_pitch, pw += rows) {
             CONVT3D__CPU_UNROLL
-            for (c = 0; c < columns; c++) x[c] = LEAF_LOAD(px + c * LEAF_LANES);
+            for (c = 0; c < columns; c++) {
+                x[c] = LEAF_LOAD(px + c * LEAF_LANES);
+                CONVT3D__CPU_PREFETCH(px + CONVT3D__CPU_AHEAD * p->x_pitch + c * LEAF_LANES);
+            }
             CONVT3D__CPU_UNROLL
-            for (r = 0; r < 4; r++) {
+            for (r = 0; r < rows; r++) {
                 w = LEAF_SPLAT(pw + r);
                 CONVT3D__CPU_UNROLL
                 for (c = 0; c < columns; c++) sum[r][c] = LEAF_FMA(x[c], w, sum[r][c]);
             }
         }
     }
+}
+
+/* The list on finished sums, `n` of each channel, by the leaf for lists: on all of them where channels are alike. */
+CONVT3D__CPU_INLINE void LEAF(woven_list)(const convt3d__cpu_woven *p, LEAF_REAL *values, int64_t n, const int rows)
+{
+    int i, r;
+    for (i = 0; i < p->entries; i++) {
+        const convt3d__cpu_entry *e = p->entry + i;
+        const int64_t m = e->kind == CONVT3D_OP_AFFINE ? n : rows * n;
+        for (r = 0; r * m < rows * n; r++) LEAF_LIST(e->kind, e->a[r], e->b[r], values + r * m, m);
+    }
+}
+
+/* The two frequent entries, in registers. */
+CONVT3D__CPU_INLINE LEAF_VECTOR LEAF(woven_light)(const convt3d__cpu_woven *p, LEAF_VECTOR v, const int channel)
+{
+    if (p->affine) {
+        const LEAF_REAL a = (LEAF_REAL)p->affine->a[channel], b = (LEAF_REAL)p->affine->b[channel];
+        v = LEAF_ADD(LEAF_MULTIPLY(LEAF_SPLAT(&a), v), LEAF_SPLAT(&b));
+    }
+    return p->relu ? LEAF_RELU(v) : v;
 }
 
 /* A line of outputs from output o on, of a row that begins at `to`. */
@@ -659,92 +703,82 @@ CONVT3D__CPU_INLINE void LEAF(woven_line)(const convt3d__cpu_woven *p, LEAF_REAL
     } else LEAF(put)(to + o, v, p->stream != 0);
 }
 
-/* The list on finished sums of both phases, by the leaf for lists: on all of them where channels are alike. */
-CONVT3D__CPU_INLINE void LEAF(woven_list)(const convt3d__cpu_woven *p, LEAF_VECTOR a[4][LEAF_WOVEN_COLUMNS],
-                                          LEAF_VECTOR b[4][LEAF_WOVEN_COLUMNS], int64_t channel, const int columns)
+/* A vector of each phase, from output o on. */
+CONVT3D__CPU_INLINE void LEAF(woven_pair)(const convt3d__cpu_woven *p, LEAF(rest) *rest, const int channel, int64_t o,
+                                          LEAF_VECTOR a, LEAF_VECTOR b)
 {
-    LEAF_REAL values[8 * LEAF_WOVEN_COLUMNS * LEAF_LANES];
+    LEAF_REAL *to = (LEAF_REAL *)p->to + channel * p->to_channel;
+    LEAF_VECTOR v[2], low;
+    int i;
+    if (p->light) {
+        a = LEAF(woven_light)(p, a, channel);
+        b = LEAF(woven_light)(p, b, channel);
+    }
+    LEAF_ZIP(v[0], v[1], a, b);
+    if (rest) {
+        low = rest->carry[channel];
+        rest->carry[channel] = v[1];
+        v[1] = LEAF_JOIN(v[0], rest->index[channel], v[1]);
+        v[0] = LEAF_JOIN(low, rest->index[channel], v[0]);
+        o -= rest->lanes[channel];
+    }
+    CONVT3D__CPU_UNROLL
+    for (i = 0; i < 2; i++) LEAF(woven_line)(p, to, v[i], o + i * LEAF_LANES);
+}
+
+/* All channels by `columns` vectors of each phase, from output o on. The sums of the first phase wait in memory while
+ * those of the second are formed, so that each has the registers of a line's tile. */
+CONVT3D__CPU_INLINE void LEAF(woven_tile)(const convt3d__cpu_woven *p, LEAF(rest) *rest, int64_t o, const int columns,
+                                          const int rows)
+{
+    LEAF_REAL memory[(2 * 8 * LEAF_WOVEN_COLUMNS + 1) * LEAF_LANES];
+    LEAF_REAL *first = memory + (0 - (uintptr_t)memory) % 64 / sizeof(LEAF_REAL);
+    LEAF_REAL *second = first + columns * LEAF_LANES;
     const int64_t n = 2 * columns * LEAF_LANES;
-    int c, r, i;
+    LEAF_VECTOR sum[8][LEAF_WOVEN_COLUMNS];
+    int c, r;
+    LEAF(woven_sum)(p, sum, 0, o / 2, columns, rows);
     CONVT3D__CPU_UNROLL
-    for (r = 0; r < 4; r++) {
+    for (r = 0; r < rows; r++) {
         CONVT3D__CPU_UNROLL
-        for (c = 0; c < columns; c++) {
-            LEAF_STORE(values + r * n + c * LEAF_LANES, a[r][c]);
-            LEAF_STORE(values + r * n + (columns + c) * LEAF_LANES, b[r][c]);
-        }
+        for (c = 0; c < columns; c++) LEAF_STORE(first + r * n + c * LEAF_LANES, sum[r][c]);
     }
-    for (i = 0; i < p->entries; i++) {
-        const convt3d__cpu_entry *e = p->entry + i;
-        const int64_t m = e->kind == CONVT3D_OP_AFFINE ? n : 4 * n;
-        for (r = 0; r * m < 4 * n; r++) LEAF_LIST(e->kind, e->a[channel + r], e->b[channel + r], values + r * m, m);
-    }
-    CONVT3D__CPU_UNROLL
-    for (r = 0; r < 4; r++) {
+    LEAF(woven_sum)(p, sum, 1, o / 2, columns, rows);
+    if (p->entries > 0) {
         CONVT3D__CPU_UNROLL
-        for (c = 0; c < columns; c++) {
-            a[r][c] = LEAF_LOAD(values + r * n + c * LEAF_LANES);
-            b[r][c] = LEAF_LOAD(values + r * n + (columns + c) * LEAF_LANES);
-        }
-    }
-}
-
-/* The two frequent entries, in registers. */
-CONVT3D__CPU_INLINE LEAF_VECTOR LEAF(woven_light)(const convt3d__cpu_woven *p, LEAF_VECTOR v, int64_t channel)
-{
-    if (p->affine) {
-        const LEAF_REAL a = (LEAF_REAL)p->affine->a[channel], b = (LEAF_REAL)p->affine->b[channel];
-        v = LEAF_ADD(LEAF_MULTIPLY(LEAF_SPLAT(&a), v), LEAF_SPLAT(&b));
-    }
-    return p->relu ? LEAF_RELU(v) : v;
-}
-
-/* 4 channels by `columns` vectors of each phase: outputs from o on. */
-CONVT3D__CPU_INLINE void LEAF(woven_tile)(const convt3d__cpu_woven *p, LEAF(rest) *rest, int64_t channel, int64_t o,
-                                          const int columns)
-{
-    LEAF_VECTOR a[4][LEAF_WOVEN_COLUMNS], b[4][LEAF_WOVEN_COLUMNS], v[2];
-    int c, r, i;
-    LEAF(woven_sum)(p, a, 0, channel, o / 2, columns);
-    LEAF(woven_sum)(p, b, 1, channel, o / 2, columns);
-    if (p->entries > 0) LEAF(woven_list)(p, a, b, channel, columns);
-    CONVT3D__CPU_UNROLL
-    for (r = 0; r < 4; r++) {
-        LEAF_REAL *to = (LEAF_REAL *)p->to + (channel + r) * p->to_channel;
-        if (channel + r >= p->valid) return;
-        CONVT3D__CPU_UNROLL
-        for (c = 0; c < columns; c++) {
-            if (p->light) {
-                a[r][c] = LEAF(woven_light)(p, a[r][c], channel + r);
-                b[r][c] = LEAF(woven_light)(p, b[r][c], channel + r);
-            }
-            LEAF_ZIP(v[0], v[1], a[r][c], b[r][c]);
+        for (r = 0; r < rows; r++) {
             CONVT3D__CPU_UNROLL
-            for (i = 0; i < 2; i++) {
-                int64_t at = o + (2 * c + i) * LEAF_LANES;
-                if (rest) {
-                    LEAF_VECTOR low = rest->carry[channel + r];
-                    rest->carry[channel + r] = v[i];
-                    v[i] = LEAF_JOIN(low, rest->index[channel + r], v[i]);
-                    at -= rest->lanes[channel + r];
-                }
-                LEAF(woven_line)(p, to, v[i], at);
-            }
+            for (c = 0; c < columns; c++) LEAF_STORE(second + r * n + c * LEAF_LANES, sum[r][c]);
         }
+        LEAF(woven_list)(p, first, n, rows);
+        CONVT3D__CPU_UNROLL
+        for (r = 0; r < rows; r++) {
+            CONVT3D__CPU_UNROLL
+            for (c = 0; c < columns; c++) sum[r][c] = LEAF_LOAD(second + r * n + c * LEAF_LANES);
+        }
+    }
+    CONVT3D__CPU_UNROLL
+    for (r = 0; r < rows; r++) {
+        if (r >= p->valid) return;
+        CONVT3D__CPU_UNROLL
+        for (c = 0; c < columns; c++)
+            LEAF(woven_pair)(p, rest, r, o + 2 * c * LEAF_LANES, LEAF_LOAD(first + r * n + c * LEAF_LANES), sum[r][c]);
     }
 }
 
-/* All channels. Functions of their own: what the caller keeps would take registers from the sums. */
-#define LEAF_WOVEN_TILES(columns) \
-    CONVT3D__CPU_APART void LEAF(woven##columns)(const convt3d__cpu_woven *p, LEAF(rest) *rest, int64_t channel, \
-                                                 int64_t o) \
+/* Functions of their own: what the caller keeps would take registers from the sums. */
+#define LEAF_WOVEN_TILE(rows, columns) \
+    CONVT3D__CPU_APART void LEAF(woven##rows##columns)(const convt3d__cpu_woven *p, LEAF(rest) *rest, int64_t o) \
     { \
-        LEAF(woven_tile)(p, rest, channel, o, columns); \
+        LEAF(woven_tile)(p, rest, o, columns, rows); \
     }
-LEAF_WOVEN_TILES(1)
-LEAF_WOVEN_TILES(2)
-LEAF_WOVEN_TILES(3)
-#undef LEAF_WOVEN_TILES
+LEAF_WOVEN_TILE(4, 1)
+LEAF_WOVEN_TILE(4, 2)
+LEAF_WOVEN_TILE(4, 3)
+LEAF_WOVEN_TILE(8, 1)
+LEAF_WOVEN_TILE(8, 2)
+LEAF_WOVEN_TILE(8, 3)
+#undef LEAF_WOVEN_TILE
 
 static void LEAF(woven_row)(const convt3d__cpu_woven *p, LEAF(rest) *rest)
 {
@@ -752,10 +786,13 @@ static void LEAF(woven_row)(const convt3d__cpu_woven *p, LEAF(rest) *rest)
     int64_t at, columns, channel, o = 0;
     for (at = 0; at < vectors; at += columns, o += 2 * columns * LEAF_LANES) {
         columns = vectors - at == 4 ? 2 : convt3d__min(vectors - at, 3);
-        for (channel = 0; channel < p->valid; channel += 4) {
-            if (columns == 3) LEAF(woven3)(p, rest, channel, o);
-            else if (columns == 2) LEAF(woven2)(p, rest, channel, o);
-            else LEAF(woven1)(p, rest, channel, o);
+        switch (p->rows + columns) {
+        case 5: LEAF(woven41)(p, rest, o);  break;
+        case 6: LEAF(woven42)(p, rest, o);  break;
+        case 7: LEAF(woven43)(p, rest, o);  break;
+        case 9: LEAF(woven81)(p, rest, o);  break;
+        case 10: LEAF(woven82)(p, rest, o);  break;
+        default: LEAF(woven83)(p, rest, o);  break;
         }
     }
     for (channel = 0; rest && channel < p->valid; channel++)

@@ -6,12 +6,14 @@
  * exactly. Where a group has one output channel, a stack of rows shares each row of x that it loads instead; rows of
  * zeros above and below then give all rows the same taps. Where a block's weights hold a NaN or an infinity, or W is
  * mostly border, rows are cut into stretches of columns with equal taps: no zero that is not in x is multiplied.
- * With a stride of 2 along W and registers for it, rows are woven: both W phases of a tile are summed, then zipped and
- * stored to y from registers, so that a few lines of the cache leave during each tile's arithmetic instead of many
- * after it, and sums are neither stored nor loaded. Rows that begin inside a line of the cache hand what is over from
- * tile to tile in a register. Sums and their order are those of lines.
- * Measured on Zen 4, parts of sgemm, lines woven after all rows and by tiles: autoenc_4_32 0.52 and 0.71, casmvs_16_8
- * 0.78 and 0.88, vista3d_48_48 0.93 and 1.02, swinunetr_48_48 0.83 and 0.89, kb_l1_73 (rows of 255) 0.70 and 0.73.
+ * With a stride of 2 along W and leaves for it, rows are woven: one W phase of a tile waits in the nearest cache while
+ * the other is summed, then both are zipped and stored to y, so that a few lines of the cache leave after each tile and
+ * are on their way during the arithmetic of the next one, as those of a whole sheet cannot be. Rows that begin inside a
+ * line of the cache hand what is over from tile to tile in a register. Sums and their order are those of lines.
+ * Measured, one thread, parts of sgemm, woven after the sheet and by tiles. Zen 4: autoenc_4_32 0.55 and 0.72,
+ * casmvs_16_8 0.79 and 0.90, psmnet_64_32 0.94 and 1.02, nnunet_64_32_64 0.86 and 0.94, kb_l1_73 (rows of 255) 0.70 and
+ * 0.75. A Xeon with 2 MB: autoenc 0.36 and 0.58, psmnet 0.86 and 0.93, swinunetr_48_48 0.74 and 0.85, kb_l1_73 0.50 and
+ * 0.53. Four channels with both phases in registers are as fast there with three vectors and much slower with two.
  */
 #ifndef CONVT3D_CPU_LINES_H
 #define CONVT3D_CPU_LINES_H

@@ -28,7 +28,7 @@ static void convt3d__cpu_combine(const convt3d__cpu_unit *u, int multiply, void 
     } else if (multiply) {
         for (i = 0; i < n; i++) f[i] *= g[i];
     } else {
-        u->leaves->add[0](f, g, n);
+        u->leaves->add[0](f, g, n, 1, 0, 0);
     }
 }
 

@@ -176,8 +176,9 @@ static void convt3d__cpu_panel_box(const convt3d__cpu_unit *u, int64_t block, co
     convt3d__cpu_finish_panel(u, block, taps, n);
 }
 
-/* All positions of one phase on each axis, cut into boxes of equal taps. */
-static void convt3d__cpu_panel_phase(const convt3d__cpu_unit *u, int64_t block, const int64_t phase[3])
+/* All positions of one phase on each axis, cut into boxes of equal taps: those with `most` taps, or the others. */
+static void convt3d__cpu_panel_boxes(const convt3d__cpu_unit *u, int64_t block, const int64_t phase[3], int64_t most,
+                                     int inner)
 {
     const convt3d__axis *a = u->p->axis;
     int64_t end[3], at[3], o[3], size[3], taps, i;
@@ -192,11 +193,21 @@ static void convt3d__cpu_panel_phase(const convt3d__cpu_unit *u, int64_t block, 
             for (at[2] = u->first[2]; at[2] < end[2]; at[2] += size[2]) {
                 o[2] = at[2] * a[2].stride + phase[2];
                 size[2] = convt3d__cpu_equal_taps(&a[2], o[2], end[2] - at[2], &along[2]);
+                if ((along[0].count * along[1].count * along[2].count == most) != inner) continue;
                 taps = convt3d__cpu_list_taps(u, &along[0], &along[1], &along[2], u->tap);
                 convt3d__cpu_panel_box(u, block, o, size, taps);
             }
         }
     }
+}
+
+/* Inner boxes first: they are large, so the weights come from afar during most arithmetic. */
+static void convt3d__cpu_panel_phase(const convt3d__cpu_unit *u, int64_t block, const int64_t phase[3])
+{
+    int64_t most = 1, i;
+    for (i = 0; i < 3; i++) most *= convt3d__cpu_whole_taps(&u->p->axis[i], phase[i]).count;
+    convt3d__cpu_panel_boxes(u, block, phase, most, 1);
+    convt3d__cpu_panel_boxes(u, block, phase, most, 0);
 }
 
 static void convt3d__cpu_unit_panels(convt3d__cpu_unit *u)

@@ -2,7 +2,7 @@
  *
  * Idea: with so few output channels every multiply-add would load x. So each input is first multiplied with every tap
  * and summed over the input channels, a product of matrices at full rate (lines whose output channels are the taps);
- * then the products of an input row are added, kd by kd, kh by kh, kw by kw, to the rows of outputs that they reach.
+ * then the products of some input rows are added, kd by kd, kh by kh, kw by kw, to the rows of outputs that they reach.
  * Input depths go by in order, and an output depth leaves once nothing more can reach it. Every output meets its
  * products in the order id, ih, iw whatever the unit. Nothing outside the input or the output is touched.
  */
@@ -43,8 +43,8 @@ static int convt3d__cpu_products_wanted(const convt3d__cpu_unit *u, int64_t id, 
     return 0;
 }
 
-/* The products of the packed rows that are added to something. */
-static void convt3d__cpu_products_form(const convt3d__cpu_unit *u, int64_t id, int64_t rows)
+/* The products of some of the packed rows, from `row` on, that are added to something. */
+static void convt3d__cpu_products_form(const convt3d__cpu_unit *u, int64_t id, int64_t row, int64_t rows)
 {
     const convt3d__plan *p = u->p;
     const double zero[CONVT3D__CPU_MOST_ROWS] = {0};
@@ -54,16 +54,17 @@ static void convt3d__cpu_products_form(const convt3d__cpu_unit *u, int64_t id, i
     memset(&line, 0, sizeof line);
     line.tap = &only;
     line.taps = 1;
-    line.x_pitch = line.sum_pitch = u->b->x_pitch;
+    line.x_pitch = u->b->x_pitch;
+    line.sum_pitch = u->b->product_pitch;
     line.length = rows * u->pitch;
     for (block = 0; block < u->b->blocks; block++) {
         if (!convt3d__cpu_products_wanted(u, id, block)) continue;
         const char *w = convt3d__cpu_block_weights(p, u->b, u->packed, u->group * u->b->blocks + block);
-        line.sum = u->product + block * u->b->rows * u->b->x_pitch * real;
+        line.sum = u->product + block * u->b->rows * u->b->product_pitch * real;
         for (first = 0; first < p->in_group; first += u->b->ic_block) {
             line.start = first == 0 ? zero : NULL;
             line.channels = convt3d__min(u->b->ic_block, p->in_group - first);
-            line.x = u->x + first * u->b->x_pitch * real;
+            line.x = u->x + (first * u->b->x_pitch + row * u->pitch) * real;
             line.w = w + first * u->b->rows * real;
             u->leaves->line[p->desc.dtype == CONVT3D_F64][u->b->rows](&line);
         }
@@ -86,48 +87,52 @@ static convt3d__cpu_target *convt3d__cpu_products_targets(const convt3d__cpu_uni
         last = phase < convt3d__cpu_phases(a) ?
                convt3d__min(u->in_end[2], u->first[2] + convt3d__cpu_columns_of(u, phase) - shift) : first;
         target[kw].to = phase * u->b->lines * u->b->sum_pitch + first + shift - u->first[2];
-        target[kw].from = kw * u->b->x_pitch + first - u->in_first[2];
+        target[kw].from = kw * u->b->product_pitch + first - u->in_first[2];
         target[kw].n = convt3d__max(0, last - first);
     }
     return target;
 }
 
-/* The products of one input row with all kw of one (kd, kh), added to one row of outputs. */
+/* The products of some input rows with all kw of one (kd, kh), added to as many rows of outputs. */
 static void convt3d__cpu_products_add(const convt3d__cpu_unit *u, const convt3d__cpu_target *target,
-                                      const char *product, char *sum)
+                                      const char *product, char *sum, int64_t rows)
 {
     const convt3d__plan *p = u->p;
     int64_t real = convt3d__cpu_real_size(p), kw, oc;
-    void (*add)(void *, const void *, int64_t) = u->leaves->add[p->desc.dtype == CONVT3D_F64];
     for (oc = 0; oc < p->out_group; oc++) {
         for (kw = 0; kw < p->axis[2].kernel; kw++)
-            add(sum + target[kw].to * real, product + target[kw].from * real, target[kw].n);
+            u->leaves->add[p->desc.dtype == CONVT3D_F64](sum + target[kw].to * real, product + target[kw].from * real,
+                                                         target[kw].n, rows, u->sum_row, u->pitch);
         sum += u->b->sum_pitch * real;
-        product += p->taps * u->b->x_pitch * real;
+        product += p->taps * u->b->product_pitch * real;
     }
 }
 
-/* The products of the packed rows of one input depth, added row by row: every output meets them in the same order. */
+/* The products of some input rows of one depth, added. Rows for an output row come in their order because the last kh
+ * goes first. */
 static void convt3d__cpu_products_spread(const convt3d__cpu_unit *u, const convt3d__cpu_target *target, int64_t id,
                                          int64_t ih, int64_t rows)
 {
     const convt3d__axis *d = &u->p->axis[0], *h = &u->p->axis[1];
-    int64_t real = convt3d__cpu_real_size(u->p), od_first = u->first[0] * d->stride, row, kd, kh, od, oh, slot;
+    int64_t real = convt3d__cpu_real_size(u->p), od_first = u->first[0] * d->stride, row, end, kd, kh, od, oh, slot;
     int64_t od_end = convt3d__min(u->end[0] * d->stride, d->out), oh_first = u->first[1] * h->stride;
     int64_t oh_end = convt3d__min(u->end[1] * h->stride, h->out);
-    for (row = 0; row < rows; row++)
-        for (kd = 0; kd < d->kernel; kd++) {
-            od = id * d->stride - d->padding + kd * d->dilation;
-            if (od < od_first || od >= od_end) continue;
-            for (kh = 0; kh < h->kernel; kh++) {
-                int64_t tap = (kd * h->kernel + kh) * u->p->axis[2].kernel;
-                oh = (ih + row) * h->stride - h->padding + kh * h->dilation;
-                if (oh < oh_first || oh >= oh_end) continue;
-                slot = oh % h->stride * u->b->size[1] + oh / h->stride - u->first[1];
-                convt3d__cpu_products_add(u, target, u->product + (tap * u->b->x_pitch + row * u->pitch) * real,
-                                          u->sum + (od - od_first) * u->b->depth_bytes + slot * u->sum_row * real);
-            }
+    for (kd = 0; kd < d->kernel; kd++) {
+        od = id * d->stride - d->padding + kd * d->dilation;
+        if (od < od_first || od >= od_end) continue;
+        for (kh = h->kernel - 1; kh >= 0; kh--) {
+            int64_t tap = (kd * h->kernel + kh) * u->p->axis[2].kernel;
+            oh = ih * h->stride - h->padding + kh * h->dilation;
+            row = convt3d__max(0, convt3d__ceil_div(oh_first - oh, h->stride));
+            end = convt3d__min(rows, convt3d__ceil_div(oh_end - oh, h->stride));
+            if (row >= end) continue;
+            oh += row * h->stride;
+            slot = oh % h->stride * u->b->size[1] + oh / h->stride - u->first[1];
+            convt3d__cpu_products_add(u, target, u->product + (tap * u->b->product_pitch + row * u->pitch) * real,
+                                      u->sum + (od - od_first) * u->b->depth_bytes + slot * u->sum_row * real,
+                                      end - row);
         }
+    }
 }
 
 static void convt3d__cpu_products_start(const convt3d__cpu_unit *u, int64_t depths)
@@ -151,7 +156,7 @@ static void convt3d__cpu_unit_products(convt3d__cpu_unit *u)
 {
     const convt3d__axis *d = &u->p->axis[0];
     int64_t first = u->first[0] * d->stride, end = convt3d__min(u->end[0] * d->stride, d->out);
-    int64_t od = first, id, ih, rows;
+    int64_t od = first, id, ih, row, rows, packed;
     char *sum = u->sum;
     const convt3d__cpu_target *target;
     convt3d__cpu_sheet sheet;
@@ -162,11 +167,14 @@ static void convt3d__cpu_unit_products(convt3d__cpu_unit *u)
     convt3d__cpu_products_start(u, end - first);
     target = convt3d__cpu_products_targets(u);
     for (id = u->in_first[0]; id <= u->in_end[0]; id++) {
-        for (ih = u->in_first[1]; id < u->in_end[0] && ih < u->in_end[1] && u->pitch > 0; ih += rows) {
-            rows = convt3d__min(u->b->chunk, u->in_end[1] - ih);
-            convt3d__cpu_products_x(u, id, ih, rows);
-            convt3d__cpu_products_form(u, id, rows);
-            convt3d__cpu_products_spread(u, target, id, ih, rows);
+        for (ih = u->in_first[1]; id < u->in_end[0] && ih < u->in_end[1] && u->pitch > 0; ih += packed) {
+            packed = convt3d__min(u->b->x_chunk, u->in_end[1] - ih);
+            convt3d__cpu_products_x(u, id, ih, packed);
+            for (row = 0; row < packed; row += rows) {
+                rows = convt3d__min(u->b->chunk, packed - row);
+                convt3d__cpu_products_form(u, id, row, rows);
+                convt3d__cpu_products_spread(u, target, id, ih + row, rows);
+            }
         }
         for (; od < end && (id == u->in_end[0] || convt3d__floor_div(od + d->padding, d->stride) <= id); od++) {
             sheet.od = od;

@@ -58,22 +58,21 @@ static int64_t convt3d__cpu_x_at(const convt3d__cpu_unit *u, int axis, int64_t i
            (convt3d__floor_div(i, u->split[axis]) - u->in_first[axis]) * step;
 }
 
-/* n columns of one row of one channel, zeros behind them. The row that follows some rows later is fetched: processors
- * do not follow rows from page to page. */
-static void convt3d__cpu_pack_row(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t n)
+/* n columns of one row of one channel, zeros behind them. What is `ahead` elements further is fetched: processors do
+ * not follow rows from page to page. */
+static void convt3d__cpu_pack_row(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t n, int64_t ahead)
 {
     const convt3d__plan *p = u->p;
     int64_t real = convt3d__cpu_real_size(p), step = p->desc.x_stride[4] * u->split[2];
-    int64_t bytes = n * convt3d__element_size(p->desc.dtype);
-    if (n > 0 && step == 1)
-        convt3d__cpu_prefetch(convt3d__cpu_element(u->io->x, p->desc.dtype, from + p->desc.x_stride[3] *
-                                                   (CONVT3D__CPU_ROWS_AHEAD / bytes + 1)), bytes);
+    if (n > 0 && step <= 4)
+        convt3d__cpu_prefetch(convt3d__cpu_element(u->io->x, p->desc.dtype, from + ahead),
+                              n * step * convt3d__element_size(p->desc.dtype));
     if (n > 0)
         convt3d__cpu_gather(u->leaves, p->desc.dtype, to, convt3d__cpu_element(u->io->x, p->desc.dtype, from), step, n);
     memset(to + n * real, 0, (size_t)((u->pitch - n) * real));
 }
 
-/* The same of all channels where they lie side by side. */
+/* The same of all channels where they lie side by side, as one row. */
 static void convt3d__cpu_pack_columns(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t channels, int64_t n)
 {
     const convt3d__plan *p = u->p;
@@ -83,39 +82,68 @@ static void convt3d__cpu_pack_columns(const convt3d__cpu_unit *u, char *to, int6
     for (c = 0; c < channels; c++) memset(to + (c * pitch + n) * real, 0, (size_t)((u->pitch - n) * real));
 }
 
-/* One row of all channels, its columns of one phase: those from `iw` on; `from` is its first element. */
-static void convt3d__cpu_pack_phase(const convt3d__cpu_unit *u, char *row, int64_t from, int64_t ih, int64_t iw)
+/* Columns of a phase that are packed, those from `iw` on. */
+static int64_t convt3d__cpu_pack_count(const convt3d__cpu_unit *u, int64_t iw)
 {
-    const convt3d__plan *p = u->p;
-    const int64_t *stride = p->desc.x_stride;
-    int64_t real = convt3d__cpu_real_size(p), channels = u->groups * p->in_group, c, n;
-    n = convt3d__ceil_div(p->axis[2].in - iw, u->split[2]);
-    n = convt3d__max(0, convt3d__min(n, u->in_end[2] - u->in_first[2]));
-    if (ih < 0 || ih >= p->axis[1].in) n = 0;           /* a row of zeros */
-    from += iw * stride[4];
-    if (n > 0 && stride[1] == 1 && channels > 1 && stride[4] != 1)
-        convt3d__cpu_pack_columns(u, row, from + ih * stride[3], channels, n);
-    else for (c = 0; c < channels; c++)
-        convt3d__cpu_pack_row(u, row + c * u->b->x_pitch * real, from + ih * stride[3] + c * stride[1], n);
+    int64_t n = convt3d__ceil_div(u->p->axis[2].in - iw, u->split[2]);
+    return convt3d__max(0, convt3d__min(n, u->in_end[2] - u->in_first[2]));
 }
 
+/* Rows of one channel, from row ih of the input on and `split` apart; `from` is the first element of its depth. */
+static void convt3d__cpu_pack_rows(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t ih, int64_t n)
+{
+    const convt3d__plan *p = u->p;
+    int64_t rows = u->in_end[1] - u->in_first[1], row, real = convt3d__cpu_real_size(p), ahead, next;
+    for (row = 0; row < rows; row++, ih += u->split[1], to += u->pitch * real) {
+        next = row + CONVT3D__CPU_ROWS_AHEAD / convt3d__max(1, n * real) + 1;           /* of this channel or another */
+        ahead = next / rows * p->desc.x_stride[1] + (next % rows - row) * u->split[1] * p->desc.x_stride[3];
+        convt3d__cpu_pack_row(u, to, from + ih * p->desc.x_stride[3], ih < 0 || ih >= p->axis[1].in ? 0 : n, ahead);
+    }
+}
+
+/* The same of all channels where they lie side by side. */
+static void convt3d__cpu_pack_side_by_side(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t ih, int64_t n)
+{
+    const convt3d__plan *p = u->p;
+    int64_t real = convt3d__cpu_real_size(p), channels = u->groups * p->in_group, row, c;
+    for (row = u->in_first[1]; row < u->in_end[1]; row++, ih += u->split[1], to += u->pitch * real) {
+        if (n > 0 && ih >= 0 && ih < p->axis[1].in)
+            convt3d__cpu_pack_columns(u, to, from + ih * p->desc.x_stride[3], channels, n);
+        else for (c = 0; c < channels; c++)
+            memset(to + c * u->b->x_pitch * real, 0, (size_t)(u->pitch * real));
+    }
+}
+
+/* One depth of one channel or of all: each phase of its rows and columns. */
+static void convt3d__cpu_pack_phases(const convt3d__cpu_unit *u, char *to, int64_t from, int side_by_side)
+{
+    int64_t ph, pw, ih, iw, real = convt3d__cpu_real_size(u->p);
+    for (ph = 0; ph < u->split[1]; ph++)
+        for (pw = 0; pw < u->split[2]; pw++) {
+            char *part = to + (ph * u->part[1] + pw * u->part[2]) * real;
+            ih = u->in_first[1] * u->split[1] + ph;
+            iw = u->in_first[2] * u->split[2] + pw;
+            (side_by_side ? convt3d__cpu_pack_side_by_side : convt3d__cpu_pack_rows)(
+                u, part, from + iw * u->p->desc.x_stride[4], ih, convt3d__cpu_pack_count(u, iw));
+        }
+}
+
+/* Channel by channel where they do not lie side by side, since rows of one channel lie near each other. */
 static void convt3d__cpu_pack_x(const convt3d__cpu_unit *u)
 {
     const convt3d__plan *p = u->p;
     const int64_t *stride = p->desc.x_stride;
-    int64_t real = convt3d__cpu_real_size(p), channels = u->groups * p->in_group, id, ih, c, ph, pw;
+    int64_t real = convt3d__cpu_real_size(p), channels = u->groups * p->in_group, id, c;
     int64_t used = u->split[1] * u->part[1];
+    int side_by_side = stride[1] == 1 && channels > 1 && stride[4] != 1;
     if (u->in_first[2] == u->in_end[2]) return;
     for (c = 1; c <= u->b->gap; c++) memset(u->x - c * real, 0, (size_t)real);
     for (id = u->in_first[0]; id < u->in_end[0]; id++) {
         char *plane = u->x + (id - u->in_first[0]) * u->b->plane * real;
         int64_t from = u->n * stride[0] + u->group * p->in_group * stride[1] + id * stride[2];
-        for (ih = u->in_first[1]; ih < u->in_end[1]; ih++)
-            for (ph = 0; ph < u->split[1]; ph++)
-                for (pw = 0; pw < u->split[2]; pw++)
-                    convt3d__cpu_pack_phase(u, plane + (ph * u->part[1] + pw * u->part[2] +
-                                                        (ih - u->in_first[1]) * u->pitch) * real,
-                                            from, ih * u->split[1] + ph, u->in_first[2] * u->split[2] + pw);
+        if (side_by_side) convt3d__cpu_pack_phases(u, plane, from, 1);
+        else for (c = 0; c < channels; c++)
+            convt3d__cpu_pack_phases(u, plane + c * u->b->x_pitch * real, from + c * stride[1], 0);
         for (c = 0; c < channels; c++)
             memset(plane + (c * u->b->x_pitch + used) * real, 0, (size_t)((u->b->x_pitch - used) * real));
     }

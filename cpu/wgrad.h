@@ -588,7 +588,7 @@ static void convt3d__cpu_bias_plane(const convt3d__cpu_dw *u, int64_t from, doub
                 int64_t index = j / p->axis[2].out * p->desc.dy_stride[3] + j % p->axis[2].out * p->desc.dy_stride[4];
                 const void *at = convt3d__cpu_element(u->io->dy, type, from + c + index);
                 if (type > CONVT3D_F64) { convt3d__cpu_gather(u->leaves, type, wide, at, 1, n);  at = wide; }
-                u->leaves->add[is_f64](sum, at, n);
+                u->leaves->add[is_f64](sum, at, n, 1, 0, 0);
             }
             for (j = 0; j < n; j++)
                 bias[c + j] += is_f64 ? sum[j] : (double)((const float *)(const void *)sum)[j];

@@ -128,6 +128,34 @@ static void test_large_output(const kernel_row *row)
     tap_ok(wrong == 0, "%s: outputs beyond the caches", row->name);
 }
 
+/* A stride of 2 along rows of several vectors: every width of a tile, channels that do not fill a block, lists of a
+ * tile, rows that begin anywhere in a line of the cache, y within the caches and beyond them. */
+static void test_wide_rows(const kernel_row *row)
+{
+    static const char *const lists[] = {
+        "", "relu", "channel_affine,relu", "affine:0.5:-2,silu", "channel_affine,gelu", "sigmoid", "add,relu"};
+    static const int64_t layers[][5] = {    /* in, out, width, kernel, padding */
+        {3, 8, 35, 3, 1}, {5, 4, 18, 2, 0}, {4, 7, 70, 4, 1}, {2, 16, 101, 3, 0}, {9, 8, 64, 2, 0}, {1, 4, 51, 5, 2},
+    };
+    char why[THEN_TEXT];
+    int i, list, wrong = 0;
+    for (i = 0; i < 6; i++)
+        for (list = 0; list < 7; list++) {
+            const int64_t *l = layers[i];
+            convt3d_desc d = common_desc(l[0], l[1], 3, l[3], 2, l[4]);
+            d.in_size[2] = l[2];
+            d.dtype = list % 2 ? CONVT3D_F32 : i % 4;
+            if (*lists[list] && !then_parse(lists[list], d.ops, why)) wrong++;
+            if (list == i + 1 || list == 0) {               /* beyond the caches, once for each list */
+                d.in_size[0] = 24;
+                d.in_size[1] = 12000 / (l[1] * l[2]) + 8;
+                d.dtype = CONVT3D_F32;
+            }
+            wrong += check(d, row->name, (uint64_t)(i * 7 + list)) != 1;
+        }
+    tap_ok(wrong == 0, "%s: wide rows of stride 2, and lists on them", row->name);
+}
+
 static void test_special(const kernel_row *row)
 {
     static const double special[3] = {NAN, INFINITY, -INFINITY};
@@ -280,6 +308,7 @@ int main(void)
         test_guarded(&rows[i]);
         test_layers(&rows[i]);
         test_large_output(&rows[i]);
+        test_wide_rows(&rows[i]);
         test_gradients(&rows[i]);
     }
     return tap_done();
