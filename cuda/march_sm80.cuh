@@ -14,8 +14,10 @@
 // Requires  sm_80; f32, f16, bf16; one output channel and at most 64 input channels a group; stride 2, at most 4 taps,
 //           dilation 1, padding not negative on each axis; x and y not empty; 32-bit indices.
 // Tile      a warp has 32 positions of a row of x, a block up to 9 rows, of which it shares one with the next.
-// Measured  one H200, NCDHW (NDHWC), weights packed in the call: gan_64_1_32 (64 -> 1, k4 s2) f32 0.239 ms (0.192),
-//           tf32 0.24 (0.187), f16 0.096 (0.095). Bound by latency, two warps a scheduler. Did not help: 8 rows; half
+// Measured  one H200, NCDHW (NDHWC), weights packed in the call: gan_64_1_32 (64 -> 1, k4 s2) f32 0.234 ms (0.193),
+//           tf32 0.232 (0.184), f16 0.090 (0.089). Bound by latency, two warps a scheduler: copies of all channels at
+//           once hold up loads of weights behind them (f32 0.243). Did not help: planes of x asked for as a whole
+//           ahead of their copies (f32 0.251); 8 rows; half
 //           the positions in twice the warps (f32 0.35, copies of x are short); clusters instead of the shared row (f32
 //           0.41: they take a second wave).
 #pragma once
@@ -49,7 +51,7 @@ template <int Mode_, bool Inner_, bool Lists_> struct March80Config {
     typedef typename Sm80Mode<Mode>::T T;
     static constexpr bool Split = Mode == SM80_SPLIT, Tf32 = Mode == SM80_TF32, Halves = !Split && !Tf32;
     static constexpr int Lots = Split ? 2 : 1;                  // of 16 bytes a lane's weights of a fragment
-    static constexpr bool Spread = Halves || (Split && !Inner); // copies of x go out between products: measured
+    static constexpr bool Spread = Halves || !Inner;            // copies of x go out between products: measured
     static constexpr int Steps = Tf32 ? 2 * MARCH_K16 : MARCH_K16;
     static constexpr int WeightBytes = 4 * Steps * Lots * 512;
     static constexpr int StageBytes = 16 * 32 * 4 * (int)sizeof(T);     // of a warp

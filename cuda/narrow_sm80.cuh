@@ -1165,6 +1165,9 @@ extern "C" double convt3d__narrow_sm80_cost(const convt3d__plan *plan)
         memory = (double)plan->y_count * (size < 4 ? 3.4e-12 : s.channel_blocks > 1 ? 3.3e-12 : 2.3e-12);
         if ((double)plan->y_count * size < 25e6) memory *= 0.5;     // the L2 puts the pieces together
     }
+    // With many taps products take longer than this says; it matters where sm90_narrow is the other choice.
+    const bool others = plan->axis[0].stride == 2 && plan->axis[1].stride == 2 && convt3d__has_sm90a(plan);
+    if (others && (plan->desc.y_stride[4] == 1 || compute > memory)) compute *= 1.9;
     return (compute > memory ? compute : memory) + 9e-6;
 }
 

@@ -1,23 +1,23 @@
 // sm90_narrow: stride 2 on every axis and few input channels a group: a whole cell of outputs as rows of one wgmma.
 //
-// Idea      The 64 rows of operand A are weights: 8 output channels x 2 x 2 x 2 phases. Its columns are 64 positions of
-//           x, its depth the shifts of x that any phase has a tap at, times channels, with zeros where a phase has none.
-//           x lies in shared memory as cells of 16 bytes (narrow_sm80.cuh), and a shift is an addition to the address
-//           of operand B: no operand passes through registers. A warp then has one phase of depth and height, a lane
-//           four neighbours of a row of y.
+// Idea      The 64 rows of operand A are weights: 8 output channels x 2 x 2 x 2 phases. Columns of the product are 64
+//           positions of x, its depth the shifts of x at which any phase has a tap, times channels: zeros where a phase
+//           has none. x lies in shared memory as cells of 16 bytes (narrow_sm80.cuh), and a shift is an addition to the
+//           address of operand B: no operand passes through registers. A warp then has one phase of depth and height,
+//           a lane four neighbours of a row of y.
 // Work      One block a multiprocessor keeps the weights of a group. Each of its warpgroups goes from tile to tile on
 //           its own: x to cells, products, stores, so that some wait for memory while others multiply. Where channels
 //           lie side by side (NDHWC) its warpgroups have two groups (not f32), which share lines of x and y.
 // Runs      64 positions are 8 x 8: neighbours along a row of x, or 8 rows of 8, whichever wastes less.
 // f32, tf32, NaN, infinity  As narrow_sm80.cuh does it.
-// Requires  sm_90a; f32, f16, bf16; x and y not empty; 32-bit indices; stride 2 on every axis; at most 16 input channels
-//           a group; 2 to 63 shifts times 8 channels (f32: 24); weights and tiles within shared memory.
+// Requires  sm_90a; f32, f16, bf16; x and y not empty; 32-bit indices; stride 2 on every axis; at most 16 input
+//           channels a group; 2 to 63 shifts times 8 channels (f32: 24); weights and tiles within shared memory.
 // Tile      up to 4 warpgroups; a warpgroup has up to 4 x 32 rows of any width, by cells_search().
 // Store     four outputs of a row at once where rows of y are aligned; where they are not, pieces of 128 outputs pass
 //           through a warp's own shared memory. 16-bit NDHWC: 8 channels at once, turned by movmatrix.
 // Measured  one H200, NCDHW, weights packed in the call, ms (sm80_narrow): kb_l1_72 f32 0.094 (0.099), tf32 0.063
-//           (0.085), f16 0.045 to 0.050 (0.062); kb_l1_73 0.583 (0.626), 0.51 (0.555), 0.31 to 0.335 (0.376);
-//           casmvs_16_8 0.029 (0.034), 0.024 (0.035), 0.018 (0.021). kb_l1_72 with ReLU 2% in f32, 8% in f16 longer,
+//           (0.085), f16 0.045 to 0.050 (0.062); kb_l1_73 0.583 (0.626), 0.517 (0.555), 0.330 (0.376);
+//           casmvs_16_8 0.026 (0.034), 0.023 (0.035), 0.017 (0.021). kb_l1_72 with ReLU 2% in f32, 8% in f16 longer,
 //           SiLU 7%, 32%. Both operands from shared memory at N = 64 take all of its 128 bytes a clock, which bounds
 //           f32; the rest is waiting for x, of which a warpgroup has one tile. Did not help: 16-bit pieces of rows put
 //           as words.
@@ -439,7 +439,7 @@ cells_kernel(const __grid_constant__ CellsProblem<typename C::T> p)
 
 // ---- packing ----
 
-// A half of a step's depth: 8 channels (tf32: a whole step) of a shift: cell of channels, taps of both phases of an axis.
+// A half of a step's depth (tf32: a whole step), 8 channels of a shift: their cell, the taps of both phases of an axis.
 struct CellsSlot { int8_t cell, k[3][2]; };
 
 template <class T> struct CellsPacking {
@@ -540,7 +540,10 @@ static inline void cells_slots(const CellsShape &s, const Sm80Walk (&walk)[3], C
         if (slots.count > 2) {                                  // the halves: {nothing, last}, then pairs
             const CellsSlot last = slots.slot[slots.count - 1];
             const int32_t at = slots.at[slots.count - 1];
-            for (int32_t i = slots.count - 1; i > 1; i--) { slots.slot[i] = slots.slot[i - 1];  slots.at[i] = slots.at[i - 1]; }
+            for (int32_t i = slots.count - 1; i > 1; i--) {
+                slots.slot[i] = slots.slot[i - 1];
+                slots.at[i] = slots.at[i - 1];
+            }
             slots.slot[1] = last;
             slots.at[1] = at;
         }
@@ -609,7 +612,7 @@ static inline bool cells_measure(const convt3d__plan *plan, CellsShape &s, const
     return true;
 }
 
-// Cycles of the card for `batch` samples: as its tiles divide among warpgroups, of which three hide each other's waiting.
+// Cycles of the card for `batch` samples, as tiles divide among warpgroups, of which three hide each other's waiting.
 static inline double cells_cycles(const convt3d__plan *plan, const CellsShape &s, double batch)
 {
     const double tiles = batch * (double)plan->desc.groups * s.tiles[0] * s.tiles[1] * s.tiles[2];
@@ -849,7 +852,7 @@ extern "C" double convt3d__narrow_sm90_cost(const convt3d__plan *plan)
     const double compute = cells_cycles(plan, s, (double)plan->desc.batch) / 2e9;
     double memory = (double)(plan->y_count + plan->x_count) * size / 3.2e12;
     if (plan->desc.y_stride[4] != 1) {
-        const double one = size < 4 ? 2.4e-12 : s.mode == SM80_SPLIT ? 2.45e-12 : 1.95e-12;
+        const double one = size < 4 ? 2.4e-12 : s.mode == SM80_SPLIT ? 2.45e-12 : 2.6e-12;
         memory = (double)plan->y_count * (s.channel_blocks == 1 ? one : size < 4 ? 13e-12 : 7.3e-12);
         if ((double)plan->y_count * size < 25e6) memory *= 0.5;     // the L2 puts the pieces together
     }
