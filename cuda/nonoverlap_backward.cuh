@@ -1,25 +1,27 @@
 // sm90_nonoverlap (backward): dx, dw and dbias where kernel == stride, on Hopper's wgmma, from one reading of dy.
 //
 // Idea      Every dy meets one position of x and one tap: with a column for each (oc, tap), dy is a matrix
-//           [position][column], dx = dy W^T and dw = x^T dy. A block goes through tiles of 64 positions; its rows of dy
-//           (an oc, kd and kh) are copied as they lie in memory, 64 columns a stage. Warpgroups read each stage from
-//           shared memory straight into the fragments of wgmma's A operand, where the W phases come apart by
-//           themselves: one as [position][column] for dx, with its slice of W in shared memory for good, the other as
-//           [column][position] for dw, with x, which it makes into an operand for each tile. Four warps copy, long runs
-//           by one instruction each.
-// f32       three f16 products of scaled halves (split.cuh), each row of each stage with a scale of its own, so no pass
-//           looks for one; added to f32 registers after 64 products, rescaled where a larger scale comes. CONVT3D_TF32:
-//           one tf32 product. f16, bf16: one product. dbias: plain sums of what is read.
+//           [position][column], dx^T = W dy^T and dw = x^T dy. A block goes through tiles of 64 positions, 64 columns
+//           (a stage) at a time. Four warps copy rows of dy (an oc, kd and kh) as they lie in memory; two warpgroups in
+//           turn make them, and once a tile x, operands in shared memory, where the W phases come apart. One operand
+//           serves both products: K-major for the warpgroup of dx, whose slice of W stays in shared memory, and
+//           transposed for that of dw, which keeps its sums in registers over all tiles of the block.
+// Order     positions lie in operands so that each thread's results of dx are 4 neighbours: see patch_position.
+// f32       three f16 products of scaled halves (split.cuh), each stage and tile of x with a scale of its own, so no
+//           pass looks for one; added to f32 registers after 64 products, rescaled where a larger scale comes.
+//           CONVT3D_TF32 is the same. f16, bf16: one product. dbias: plain sums of what is read.
 // Pieces    a block has one piece of the tiles, 64 input channels and up to 256 columns. dw's pieces, and dx's sums
 //           where there are more columns, are merged in order by patch_merge_kernel; the shape alone decides them.
-// NaN, inf  and what tf32 rounds badly (subnormals): rows of dx are computed again from dy and w, dw as a whole.
-// Launches  operands of w, products, merging (not for dx alone where there are up to 256 columns).
+// NaN, inf  tiles of dx with any in their dy, channels with any in their weights, are computed again from dy and w; dw
+//           as a whole.
+// Launches  products, merging (not for dx alone where there are up to 256 columns).
 // Requires  sm_90; f32, f16, bf16; kernel == stride, 2 or 4 along w; no padding, dilation or output_padding; x, dx with
 //           dense voxels and dy with dense rows, else slow copies, element by element, as where these are not in whole
 //           cells of 16 bytes; dx is not added to.
-// Measured  one H200, NCDHW, all three gradients: nnunet_64_32_64 0.53 ms in f32, 0.38 in tf32, 0.24 in f16, 0.36 to
-//           0.51 of a floor that counts dy once; apart, from dy's phases, they took 1.10, 1.09 and 0.60. Copies alone
-//           take 0.25: what is read and what is multiplied hardly overlap.
+// Measured  one H200, NCDHW, all three gradients, ms in f32 (as in tf32) and f16: nnunet_64_32_64 0.350 and 0.182,
+//           nnunet_128_64_32 0.210 and 0.123, nnunet_256_128_16 0.106 and 0.060; in f32 0.54, 0.33 and 0.32 of a floor
+//           that counts dy once. With rows of dy copied by bulk instructions of one warp nnunet_64_32_64 took 0.56 and
+//           0.48.
 // CONVT3D_CUDA_PART 17.
 #pragma once
 
@@ -37,43 +39,39 @@ CONVT3D__HIDDEN convt3d_status convt3d__patch_ready(const convt3d__plan *plan, c
 
 namespace convt3d_cuda {
 
-enum { PATCH_SPLIT = 0, PATCH_TF32 = 1, PATCH_F16 = 2, PATCH_BF16 = 3 };
-enum { PATCH_THREADS = 384, PATCH_STAGES = 4, PATCH_MOST_RING = 12, PATCH_SHARED = 226 * 1024, PATCH_HEAD = 2048,
-       PATCH_RUN = 64, PATCH_ZERO_ROW = 1000, PATCH_NO_SCALE = 1 << 20 };
+enum { PATCH_SPLIT = 0, PATCH_F16 = 1, PATCH_BF16 = 2 };
+enum { PATCH_THREADS = 640, PATCH_MAKERS = 2, PATCH_STAGES = 4, PATCH_MOST_RING = 12, PATCH_MOST_OPERANDS = 4,
+       PATCH_SHARED = 226 * 1024, PATCH_HEAD = 4096, PATCH_ZERO = 1000, PATCH_NO_SCALE = 1 << 20 };
 
 template <int Mode> struct PatchMode;
 template <> struct PatchMode<PATCH_SPLIT> { typedef float T; typedef __half Operand; };
-template <> struct PatchMode<PATCH_TF32> { typedef float T; typedef Tf32 Operand; };
 template <> struct PatchMode<PATCH_F16> { typedef __half T, Operand; };
 template <> struct PatchMode<PATCH_BF16> { typedef __nv_bfloat16 T, Operand; };
 
-// One instance. Operands in shared memory: [cell of K][row][16 bytes], a split's low halves as 64 more rows.
+// One instance. Operands in shared memory: [cell of 8 of K or N][row][16 bytes], a split's low halves as 64 more rows;
+// of W with a row to spare, so that neighbouring cells lie in other banks.
 template <int Mode_, int SW_> struct PatchTile {
     typedef typename PatchMode<Mode_>::T T;
     typedef typename PatchMode<Mode_>::Operand Operand;
     static constexpr int Mode = Mode_, SW = SW_, Size = sizeof(T);
-    static constexpr bool Split = Mode_ == PATCH_SPLIT, Wide = Size == 4;
-    static constexpr int Rows = 64 / SW_, Pitch = 64 * SW_ * Size + 32, Stage = Rows * Pitch;   // of dy
-    static constexpr int XPitch = 64 * Size + 16, XStage = 64 * XPitch;
-    static constexpr int Cell = Mode_ == PATCH_TF32 ? 4 : 8, OperandRows = Split ? 128 : 64;
-    static constexpr int OperandBytes = 64 / Cell * OperandRows * 16;
-    static constexpr int Registers = Wide ? 8 : 4;      // of a step of 16 of K, as they are read
-    static constexpr bool Paired = !(Wide && SW_ == 4); // rows r and r + 8 of dx are neighbouring positions
-    static constexpr int State = PATCH_STAGES * 128 * 16;
-    static constexpr int Fixed = PATCH_HEAD + State + (PATCH_STAGES + 1) * OperandBytes + 2 * XStage;
-    static constexpr int Ring = (PATCH_SHARED - Fixed) / Stage < PATCH_MOST_RING ? (PATCH_SHARED - Fixed) / Stage
-                                                                                 : PATCH_MOST_RING;
-    static constexpr int Shared = Fixed + Ring * Stage;
+    static constexpr bool Split = Mode_ == PATCH_SPLIT;
+    static constexpr int Rows = 64 / SW_, CellRows = 8 / SW_;   // of dy: in a stage, in a cell
+    static constexpr int Pitch = 64 * SW_ * Size + 16, XPitch = 64 * Size + 16;
+    static constexpr int Slot = Rows * Pitch > 64 * XPitch ? Rows * Pitch : 64 * XPitch;
+    static constexpr int Lead = Split ? 128 : 64, Bytes = 8 * Lead * 16, WLead = Lead + 1, WBytes = 8 * WLead * 16;
+    static constexpr int Operands = Split ? 3 : 4;              // of dy
+    static constexpr int Fixed = PATCH_HEAD + PATCH_STAGES * WBytes + (2 + Operands) * Bytes;
+    static constexpr int Room = (PATCH_SHARED - Fixed) / Slot;
+    static constexpr int Ring = Room < PATCH_MOST_RING ? Room / 2 * 2 : PATCH_MOST_RING;    // a slot has one maker
+    static constexpr int Shared = Fixed + Ring * Slot;
 };
 
 struct PatchProblem {
     const void *x, *w, *dy;
     void *dx;                               // null: not wanted, as dw_part
     float *dx_part;                         // [slice][n][ic][position], or null
-    float *dw_part, *bias_part;             // [block][ic][column of the slice]; [piece][g][slice][column]
-    int *unfit;                             // [block][warp of dw]
-    const uint4 *weights;                   // operands, [unit][stage]
-    const int *w_exponent;                  // [g][channel, of blocks of 64]
+    float *dw_part, *bias_part;             // [block][ic][column of the slice]; [piece][maker][g][slice][row]
+    int *unfit;                             // [block]: dw's products met NaN or infinity
     int64_t x_stride[5], dx_stride[5], y_stride[5];
     int plain;                              // tensors are copied element by element
     int batch, in_group, out_group, in_channels, positions;     // of a sample
@@ -83,16 +81,11 @@ struct PatchProblem {
     Divisor by_h, by_w, by_kh, by_taps, by_sample;
 };
 
-__device__ __forceinline__ int patch_swap(int i) { return (i & 1) << 1 | (i >> 1 & 1) | (i & 4); }
-
-// The nearest tf32 of a number that is neither subnormal nor above the largest one.
-__device__ __forceinline__ uint32_t patch_tf32(uint32_t bits) { return (bits + 0x1000u) & 0xffffe000u; }
-
-// The column of W that is element i of an operand's 16 of K, as patch_read_positions puts them into fragments.
-template <class C> __device__ __forceinline__ int patch_column(int i)
+// The position of a tile that row i of an operand holds: of 16, a thread's results (2c, 2c + 1, 8 + 2c, 9 + 2c) are
+// positions 4c to 4c + 3.
+__device__ __forceinline__ int patch_position(int i)
 {
-    i = C::Cell == 8 ? i : i / 8 * 8 + i % 4 * 2 + i / 4 % 2;
-    return C::SW == 2 ? i : i % 8 / 2 * 4 + i / 8 * 2 + i % 2;
+    return (i & ~15) + i % 8 / 2 * 4 + i % 16 / 8 * 2 + i % 2;
 }
 
 // A row of a slice: where its elements lie, from those of its position.
@@ -110,14 +103,6 @@ template <int SW> __device__ __forceinline__ int64_t patch_y_offset(const PatchP
            (int64_t)(w * SW) * p.y_stride[4];
 }
 
-// Positions from `at` to the end of its row.
-__device__ __forceinline__ int patch_run_at(const PatchProblem &p, int at)
-{
-    uint32_t w;
-    divide((uint32_t)at, p.by_w, &w);
-    return (int)(p.by_w.by - w);
-}
-
 // Where position `at` of a sample lies in x or dx.
 __device__ __forceinline__ int64_t patch_x_offset(const PatchProblem &p, const int64_t *stride, int at)
 {
@@ -128,279 +113,74 @@ __device__ __forceinline__ int64_t patch_x_offset(const PatchProblem &p, const i
 
 #if CONVT3D__SM90A
 
-// D[64][N] (+)= A[64][a cell or two] B[N][same]^T, A in registers.
-template <class Operand, int N> struct WgmmaFrom;
-#define CONVT3D__WGMMA_FROM(Operand, N, Shape, Types, Transpose, A0, A1, A2, A3, B, Clear)                             \
-    template <> struct WgmmaFrom<Operand, N> {                                                                         \
-        static __device__ __forceinline__ void multiply(float *d, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,  \
-                                                        uint64_t b, int accumulate)                                    \
+// D[64][64] (+)= A[64][2 cells] B[2 cells][64], where 8 of N lie in a cell.
+template <class Operand> struct WgmmaTurned;
+#define CONVT3D__WGMMA_TURNED(Operand, Types)                                                                          \
+    template <> struct WgmmaTurned<Operand> {                                                                          \
+        static __device__ __forceinline__ void multiply(float *d, uint64_t a, uint64_t b, int accumulate)              \
         {                                                                                                              \
-            asm volatile("{.reg .pred p; setp.ne.b32 p, %" #Clear ", 0;\n"                                             \
-                         "wgmma.mma_async.sync.aligned.m64n" #N Shape ".f32." Types " {" CONVT3D__LIST_##N             \
-                         "}, {%" #A0 ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1" Transpose ";}"                \
-                         : CONVT3D__OUTPUTS_##N                                                                        \
-                         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate));                               \
+            asm volatile("{.reg .pred p; setp.ne.b32 p, %34, 0;\n"                                                     \
+                         "wgmma.mma_async.sync.aligned.m64n64k16.f32." Types " {" CONVT3D__LIST_64                     \
+                         "}, %32, %33, p, 1, 1, 0, 1;}"                                                                \
+                         : CONVT3D__OUTPUTS_64                                                                         \
+                         : "l"(a), "l"(b), "r"(accumulate));                                                           \
         }                                                                                                              \
     };
-CONVT3D__WGMMA_FROM(__half, 64, "k16", "f16.f16", ", 0", 32, 33, 34, 35, 36, 37)
-CONVT3D__WGMMA_FROM(__nv_bfloat16, 64, "k16", "bf16.bf16", ", 0", 32, 33, 34, 35, 36, 37)
-CONVT3D__WGMMA_FROM(Tf32, 64, "k8", "tf32.tf32", "", 32, 33, 34, 35, 36, 37)
+CONVT3D__WGMMA_TURNED(__half, "f16.f16")
+CONVT3D__WGMMA_TURNED(__nv_bfloat16, "bf16.bf16")
 
-// A stage as read: [step of 16 of K][registers], in the order of the fragment: rows r, r + 8 at the first eight of K,
-// then at the others; two elements each.
-template <class C> struct PatchFragment { uint32_t v[4][C::Registers]; };
-
-template <class V> __device__ __forceinline__ V patch_read(uint32_t address);
-template <> __device__ __forceinline__ uint32_t patch_read<uint32_t>(uint32_t address)
+// Its B: cells [8 of N][row of K], `lead` rows from one cell to the next.
+__device__ __forceinline__ uint64_t patch_turned(uint32_t address, uint32_t lead)
 {
-    uint32_t v;
-    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(address));
-    return v;
-}
-template <> __device__ __forceinline__ uint2 patch_read<uint2>(uint32_t address)
-{
-    uint2 v;
-    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address));
-    return v;
-}
-template <> __device__ __forceinline__ uint4 patch_read<uint4>(uint32_t address)
-{
-    uint4 v;
-    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address));
-    return v;
+    return (uint64_t)(address >> 4) | (uint64_t)8 << 16 | (uint64_t)lead << 32;
 }
 
-template <class C> __device__ __forceinline__ void patch_set(PatchFragment<C> &f, int s, int q, uint32_t a, uint32_t b)
+// Words of shared memory.
+template <int Count> __device__ __forceinline__ void patch_read(uint32_t *v, uint32_t address)
 {
-    f.v[s][2 * q] = a;
-    f.v[s][2 * q + 1] = b;
+    if constexpr (Count == 1) asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v[0]) : "r"(address));
+    else if constexpr (Count == 2)
+        asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v[0]), "=r"(v[1]) : "r"(address));
+    else
+        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(address));
 }
-
-// Rows are positions, K the columns. A warp has 16 positions; r = lane / 4, c = lane % 4.
-template <class C>
-__device__ __forceinline__ void patch_read_positions(PatchFragment<C> &f, uint32_t stage, int warp, int r, int c)
+__device__ __forceinline__ void patch_write(uint32_t address, const uint32_t (&v)[4])
 {
-    const uint32_t at = stage + c * C::Pitch + (16 * warp + (C::Paired ? 2 * r : r)) * (C::SW * C::Size);
-#pragma unroll
-    for (int s = 0; s < 4; s++) {
-        const uint32_t row = at + s * (C::SW == 2 ? 8 : 4) * C::Pitch;
-        if constexpr (C::Wide && C::SW == 2) {
-            uint4 a = patch_read<uint4>(row), b = patch_read<uint4>(row + 4 * C::Pitch);
-            patch_set<C>(f, s, 0, a.x, a.y);  patch_set<C>(f, s, 1, a.z, a.w);
-            patch_set<C>(f, s, 2, b.x, b.y);  patch_set<C>(f, s, 3, b.z, b.w);
-        } else if constexpr (C::Wide) {
-            uint4 a = patch_read<uint4>(row), b = patch_read<uint4>(row + 8 * 16);
-            patch_set<C>(f, s, 0, a.x, a.y);  patch_set<C>(f, s, 1, b.x, b.y);
-            patch_set<C>(f, s, 2, a.z, a.w);  patch_set<C>(f, s, 3, b.z, b.w);
-        } else if constexpr (C::SW == 2) {
-            uint2 a = patch_read<uint2>(row), b = patch_read<uint2>(row + 4 * C::Pitch);
-            f.v[s][0] = a.x;  f.v[s][1] = a.y;  f.v[s][2] = b.x;  f.v[s][3] = b.y;
-        } else {
-            uint4 a = patch_read<uint4>(row);
-            f.v[s][0] = a.x;  f.v[s][1] = a.z;  f.v[s][2] = a.y;  f.v[s][3] = a.w;
-        }
-    }
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};"
+                 ::"r"(address), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
 }
-
-// A thread's row of dy, and its first column, in a stage as dw has it; the second is the next one.
-template <class C> __device__ __forceinline__ int patch_row_of(int warp, int r)
+__device__ __forceinline__ void patch_write(uint32_t address, uint32_t v)
 {
-    return C::SW == 2 ? 8 * warp + patch_swap(r) : 4 * warp + patch_swap(r >> 1);
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
 }
-template <class C> __device__ __forceinline__ int patch_column_of(int warp, int r)
+template <class T> __device__ __forceinline__ void patch_write_element(uint32_t to, T v)
 {
-    return patch_row_of<C>(warp, r) * C::SW + (C::SW == 2 ? 0 : 2 * (r & 1));
-}
-
-// Rows are columns, K the positions. Neighbouring r read rows of dy two apart: no two meet in a bank.
-template <class C>
-__device__ __forceinline__ void patch_read_columns(PatchFragment<C> &f, uint32_t stage, int warp, int r, int c)
-{
-    const uint32_t row = stage + patch_row_of<C>(warp, r) * C::Pitch;
-#pragma unroll
-    for (int s = 0; s < 4; s++) {
-        if constexpr (C::Wide && C::SW == 2) {
-            const uint32_t at = row + (16 * s + 2 * c) * 8;
-            uint4 a = patch_read<uint4>(at), b = patch_read<uint4>(at + 8 * 8);
-            patch_set<C>(f, s, 0, a.x, a.z);  patch_set<C>(f, s, 1, a.y, a.w);
-            patch_set<C>(f, s, 2, b.x, b.z);  patch_set<C>(f, s, 3, b.y, b.w);
-        } else if constexpr (C::Wide) {
-            const uint32_t at = row + (16 * s + c) * 16 + (r & 1) * 8;
-            uint2 a = patch_read<uint2>(at), b = patch_read<uint2>(at + 4 * 16);
-            uint2 d = patch_read<uint2>(at + 8 * 16), e = patch_read<uint2>(at + 12 * 16);
-            patch_set<C>(f, s, 0, a.x, b.x);  patch_set<C>(f, s, 1, a.y, b.y);
-            patch_set<C>(f, s, 2, d.x, e.x);  patch_set<C>(f, s, 3, d.y, e.y);
-        } else if constexpr (C::SW == 2) {
-            const uint32_t at = row + (16 * s + 2 * c) * 4;
-            uint2 a = patch_read<uint2>(at), b = patch_read<uint2>(at + 8 * 4);
-            f.v[s][0] = __byte_perm(a.x, a.y, 0x5410);  f.v[s][1] = __byte_perm(a.x, a.y, 0x7632);
-            f.v[s][2] = __byte_perm(b.x, b.y, 0x5410);  f.v[s][3] = __byte_perm(b.x, b.y, 0x7632);
-        } else {
-            const uint32_t at = row + (16 * s + c) * 8 + (r & 1) * 4;
-            uint32_t a = patch_read<uint32_t>(at), b = patch_read<uint32_t>(at + 4 * 8);
-            uint32_t d = patch_read<uint32_t>(at + 8 * 8), e = patch_read<uint32_t>(at + 12 * 8);
-            f.v[s][0] = __byte_perm(a, b, 0x5410);  f.v[s][1] = __byte_perm(a, b, 0x7632);
-            f.v[s][2] = __byte_perm(d, e, 0x5410);  f.v[s][3] = __byte_perm(d, e, 0x7632);
-        }
-    }
-}
-
-// ---- what a row's values need, and their products ----
-
-struct PatchScale { int exponent[2]; bool unfit[2]; };      // of rows r, r + 8
-
-// The exponent that scales values of this largest magnitude, as far as one factor does.
-__device__ __forceinline__ int patch_exponent(uint32_t largest)
-{
-    return largest >= 0x7f800000u ? 0 : largest == 0 ? (int)PATCH_ZERO_ROW : min(scale_exponent(largest), 127);
-}
-
-// Of a row, from the values of its four lanes.
-template <class C> __device__ __forceinline__ PatchScale patch_scale(const PatchFragment<C> &f)
-{
-    PatchScale scale = {{0, 0}, {false, false}};
-    if constexpr (C::Wide) {
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            float most = 0;
-            uint32_t least = 0xffffffffu;
-#pragma unroll
-            for (int s = 0; s < 4; s++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const float v = __uint_as_float(f.v[s][i / 2 * 4 + 2 * h + i % 2]);
-                    most = max_nan(most, fabsf(v));
-                    if (C::Mode == PATCH_TF32) least = min(least, magnitude_bits(v) - 1);
-                }
-            uint32_t bits = __float_as_uint(most);
-            bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, 1));
-            bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, 2));
-            if (C::Split) {
-                scale.unfit[h] = bits >= 0x7f800000u;
-                scale.exponent[h] = patch_exponent(bits);
-            } else {
-                least = min(least, __shfl_xor_sync(0xffffffffu, least, 1));
-                least = min(least, __shfl_xor_sync(0xffffffffu, least, 2));
-                scale.unfit[h] = bits >= 0x7f7ff000u || least < 0x007fffffu;
-            }
-        }
-    }
-    return scale;
-}
-
-// Operands of wgmma, from what was read: [step][register]; a split's low halves beside them.
-template <class C> struct PatchOperand { uint32_t high[4][C::Cell == 4 ? 8 : 4], low[C::Split ? 4 : 1][4]; };
-
-template <class C>
-__device__ __forceinline__ void patch_operand(PatchOperand<C> &o, const PatchFragment<C> &f, const PatchScale &scale)
-{
-    float by[2];
-    if constexpr (C::Split)
-#pragma unroll
-        for (int h = 0; h < 2; h++) by[h] = power_of_two(min(scale.exponent[h], 127));
-#pragma unroll
-    for (int s = 0; s < 4; s++) {
-        if constexpr (C::Split) {
-#pragma unroll
-            for (int q = 0; q < 4; q++)
-                split_pair(__uint_as_float(f.v[s][2 * q]) * by[q % 2], __uint_as_float(f.v[s][2 * q + 1]) * by[q % 2],
-                           &o.high[s][q], &o.low[s][q]);
-        } else {
-#pragma unroll
-            for (int i = 0; i < C::Registers; i++)
-                o.high[s][i] = C::Wide ? patch_tf32(f.v[s][i]) : f.v[s][i];
-        }
-    }
-}
-
-// accumulator = A B^T over a stage's 64 of K. b: of its operand. A split has two accumulators of 32, the second of the
-// products that count 2^-12, or, where registers are few, one: those first.
-template <class C, int Count>
-__device__ __forceinline__ void patch_multiply(float (&to)[Count], const PatchOperand<C> &a, uint64_t b)
-{
-    wgmma_fence();
-#pragma unroll
-    for (int s = 0; s < 4; s++) {
-        if constexpr (C::Split && Count == 32) {
-            const uint64_t at = wgmma_advance(b, s * 2 * C::OperandRows);
-            WgmmaFrom<__half, 64>::multiply(to, a.high[s][0], a.high[s][1], a.high[s][2], a.high[s][3],
-                                            wgmma_advance(at, 64), s > 0);
-            WgmmaFrom<__half, 64>::multiply(to, a.low[s][0], a.low[s][1], a.low[s][2], a.low[s][3], at, 1);
-        } else if constexpr (C::Split) {
-            const uint64_t at = wgmma_advance(b, s * 2 * C::OperandRows);
-            WgmmaFrom<__half, 64>::multiply(to, a.high[s][0], a.high[s][1], a.high[s][2], a.high[s][3], at, s > 0);
-            WgmmaFrom<__half, 64>::multiply(to + 32, a.high[s][0], a.high[s][1], a.high[s][2], a.high[s][3],
-                                            wgmma_advance(at, 64), s > 0);
-            WgmmaFrom<__half, 64>::multiply(to + 32, a.low[s][0], a.low[s][1], a.low[s][2], a.low[s][3], at, 1);
-        } else if constexpr (C::Cell == 4) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const uint32_t *v = &a.high[s][4 * half];       // rows r and r + 8 at k, then at k + 4
-                WgmmaFrom<Tf32, 64>::multiply(to, v[0], v[2], v[1], v[3],
-                                              wgmma_advance(b, (s * 4 + half * 2) * C::OperandRows), s + half > 0);
-            }
-        } else
-            WgmmaFrom<typename C::Operand, 64>::multiply(to, a.high[s][0], a.high[s][1], a.high[s][2], a.high[s][3],
-                                                         wgmma_advance(b, s * 2 * C::OperandRows), s > 0);
-    }
-    wgmma_commit();
-    wgmma_wait<0>();
-    wgmma_pin(to);
-    if constexpr (C::Split && Count == 32) {
-#pragma unroll
-        for (int i = 0; i < 32; i++) to[i] *= 1.f / 4096;
-        wgmma_fence();
-#pragma unroll
-        for (int s = 0; s < 4; s++)
-            WgmmaFrom<__half, 64>::multiply(to, a.high[s][0], a.high[s][1], a.high[s][2], a.high[s][3],
-                                            wgmma_advance(b, s * 2 * C::OperandRows), 1);
-        wgmma_commit();
-        wgmma_wait<0>();
-        wgmma_pin(to);
-    }
-}
-
-// Adds a stage's products to sums whose rows count 2^-least; of the products, 2^-now.
-template <class C, int Count>
-__device__ __forceinline__ void patch_add(float (&sum)[32], const float (&from)[Count], int (&least)[2],
-                                          const int (&now)[2])
-{
-    if constexpr (C::Split) {
-        float by[2], old[2];
-        bool changed = false;
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const int next = min(least[h], now[h]);
-            changed = changed || next != least[h];
-            by[h] = power_of_two(max(-126, next - now[h]));
-            old[h] = power_of_two(max(-126, next - least[h]));
-            least[h] = next;
-        }
-        if (__any_sync(0xffffffffu, changed))
-#pragma unroll
-            for (int i = 0; i < 32; i++) sum[i] *= old[i / 2 % 2];
-#pragma unroll
-        for (int i = 0; i < 32; i++)
-            sum[i] = fmaf(Count == 32 ? from[i] : fmaf(from[(32 + i) % Count], 1.f / 4096, from[i]), by[i / 2 % 2],
-                          sum[i]);
-    } else {
-#pragma unroll
-        for (int i = 0; i < 32; i++) sum[i] += from[i];
-    }
+    if constexpr (sizeof(T) == 4) asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(__float_as_uint(v)) : "memory");
+    else asm volatile("st.shared.b16 [%0], %1;" ::"r"(to), "h"(*(const uint16_t *)&v) : "memory");
 }
 
 // ---- the parts of a block ----
 
+// What scales an operand: 2^exponent; unfit: it holds NaN or infinity.
+struct PatchScale { int exponent, unfit; };
+
 struct PatchHead {
-    uint64_t full[PATCH_MOST_RING], empty[PATCH_MOST_RING], x_full[2], x_empty[2], w_full;
-    uint32_t largest[2][4], least[2][4];        // of x, of the warps of dw
+    uint64_t full[PATCH_MOST_RING], empty[PATCH_MOST_RING];                     // of the ring
+    uint64_t y_full[PATCH_MOST_OPERANDS], y_empty[PATCH_MOST_OPERANDS];         // of operands
+    uint64_t x_full[2], x_empty[2], w_full;
+    PatchScale y_scale[PATCH_MOST_OPERANDS], x_scale[2];
+    uint32_t largest[PATCH_MAKERS][2][4];       // of what a maker's warps have in hand
     int exponent[64];                           // of the channels of W
-    float factor[64];                           // 2^-exponent
-    int any_unfit, any_far;                     // of them; far: beyond 60
+    float bias[PATCH_MAKERS][PATCH_STAGES * 32];
     int64_t row[PATCH_STAGES * 32];             // of dy: elements from those of the tile
 };
 static_assert(sizeof(PatchHead) <= PATCH_HEAD, "the head of a block's shared memory");
+
+__device__ __forceinline__ uint32_t patch_address(const void *shared)
+{
+    return (uint32_t)__cvta_generic_to_shared(shared);
+}
 
 struct PatchBlock {
     int unit, piece, slice, block, g, channels, rows, first, end;   // channels, rows that there are; tiles
@@ -430,10 +210,25 @@ __device__ __forceinline__ PatchPlace patch_place(const PatchProblem &p, int til
     return at;
 }
 
-// 16 bytes to shared memory, or zeros.
-__device__ __forceinline__ void patch_fetch(uint32_t to, const void *from, bool real)
+// A place in a ring, and the parity of its barrier's phase.
+template <int Count> struct PatchTurn {
+    int slot;
+    uint32_t parity;
+    __device__ __forceinline__ void next() { if (++slot == Count) { slot = 0;  parity ^= 1; } }
+};
+
+// All of the warp are done with what the barrier guards.
+__device__ __forceinline__ void patch_warp_arrive(uint32_t barrier)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(real ? 16 : 0) : "memory");
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
+}
+
+// ---- copies: the ring gets x of each tile, then its stages of dy, what there is of them ----
+
+__device__ __forceinline__ void patch_fetch(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 
 // The thread's copies, once they are there, count as its arrival.
@@ -442,133 +237,372 @@ __device__ __forceinline__ void patch_fetched(uint32_t barrier)
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
-template <class T> __device__ __forceinline__ void patch_set_shared(uint32_t to, T v)
-{
-    if constexpr (sizeof(T) == 4) asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(__float_as_uint(v)) : "memory");
-    else asm volatile("st.shared.b16 [%0], %1;" ::"r"(to), "h"(*(const uint16_t *)&v) : "memory");
-}
-
-// x of a tile, by 128 threads; what is not there is zero.
-template <class C>
-__device__ __forceinline__ void patch_copy_x(const PatchProblem &p, const PatchBlock &b, const PatchPlace &at,
-                                             uint32_t to, uint32_t barrier)
-{
+template <class C> struct PatchCopy {
     typedef typename C::T T;
-    enum { Cells = 64 * C::Size / 16, Lot = 16 / C::Size };
-    const T *x = (const T *)p.x + at.n * p.x_stride[0] + (int64_t)(b.g * p.in_group + b.block * 64) * p.x_stride[1];
-    const int thread = threadIdx.x % 128;
-    if (p.plain) {
-        for (int i = thread; i < 64 * 64; i += 128) {
-            const int ic = i / 64, position = i % 64;
-            const bool real = ic < b.channels && position < at.positions;
-            const int64_t offset = ic * p.x_stride[1] + patch_x_offset(p, p.x_stride, at.first + position);
-            patch_set_shared(to + ic * C::XPitch + position * C::Size, real ? x[offset] : T(0.f));
-        }
-        return barrier_arrive(barrier);
+    const PatchProblem &p;
+    const PatchBlock &b;
+    const T *x, *dy;                        // of the group's and block's channels
+    const int64_t *row;
+    uint32_t ring, full, empty;
+    PatchTurn<C::Ring> turn;
+
+    __device__ __forceinline__ PatchCopy(const PatchProblem &p, const PatchBlock &b, PatchHead *head, uint32_t ring)
+        : p(p), b(b), row(head->row), ring(ring), full(patch_address(head->full)), empty(patch_address(head->empty)),
+          turn{0, 1}
+    {
+        x = (const T *)p.x + (int64_t)(b.g * p.in_group + b.block * 64) * p.x_stride[1];
+        dy = (const T *)p.dy + (int64_t)b.g * p.out_group * p.y_stride[1];
     }
-    if (at.positions == 64 && b.channels == 64) {
-        const int worker = threadIdx.x % 32 * 4 + thread / 32;
-        if (worker == 0) barrier_expect(barrier, 64 * 64 * C::Size);
-        __syncwarp();
-        if (worker < 64)
-            bulk_load(to + worker * C::XPitch, x + worker * p.x_stride[1] + at.first, 64 * C::Size, barrier);
-        if (worker != 0) barrier_arrive(barrier);
-        return;
+
+    // Waits for the next slot: its address.
+    __device__ __forceinline__ uint32_t wait() const
+    {
+        barrier_wait(empty + turn.slot * 8, turn.parity);
+        return ring + turn.slot * C::Slot;
     }
-    const int cell = thread % Cells;
-    const bool inside = cell * Lot < at.positions;
-    const T *from = x + at.first + cell * Lot;
+
+    // A thread copies 16 bytes at a time.
+    __device__ __forceinline__ void cells(const PatchPlace &at, bool with_x)
+    {
+        enum { Lot = 16 / C::Size, XCells = 64 / Lot, Cells = 64 * C::SW / Lot };
+        const int thread = threadIdx.x % 128, xcell = thread % XCells, element = thread % Cells * Lot;
+        if (with_x) {
+            const uint32_t to = wait() + xcell * 16;
+            const T *from = x + at.n * p.x_stride[0] + at.first + xcell * Lot;
+            if (xcell * Lot < at.positions)
 #pragma unroll 4
-    for (int ic = thread / Cells; ic < 64; ic += 128 / Cells) {
-        const bool real = inside && ic < b.channels;
-        patch_fetch(to + ic * C::XPitch + cell * 16, real ? from + ic * p.x_stride[1] : p.x, real);
-    }
-    patch_fetched(barrier);
-}
-
-// A stage's rows of dy. from: of the thread's cell of a row (but for the row), or null where it is not there.
-template <class C>
-__device__ __forceinline__ void patch_copy_rows(const PatchProblem &p, const PatchPlace &at, const typename C::T *from,
-                                                const int64_t *row_offset, int rows, uint32_t to, uint32_t barrier)
-{
-    typedef typename C::T T;
-    enum { Cells = 64 * C::SW * C::Size / 16 };
-    const int thread = threadIdx.x % 128;
-    if (p.plain) {
-        for (int i = thread; i < C::Rows * 64 * C::SW; i += 128) {
-            const int row = i / (64 * C::SW), position = i / C::SW % 64, k = i % C::SW;
-            const bool real = row < rows && position < at.positions;
-            patch_set_shared(to + row * C::Pitch + (position * C::SW + k) * C::Size,
-                             real ? from[patch_y_offset<C::SW>(p, at.first + position) + k * p.y_stride[4] +
-                                         row_offset[row]] : T(0.f));
+                for (int ic = thread / XCells; ic < b.channels; ic += 128 / XCells)
+                    patch_fetch(to + ic * C::XPitch, from + ic * p.x_stride[1]);
+            patch_fetched(full + turn.slot * 8);
+            turn.next();
         }
-        return barrier_arrive(barrier);
-    }
+        const bool inside = element < at.positions * C::SW;
+        const T *from = dy + at.n * p.y_stride[0] + element % C::SW;
+        if (inside) from += patch_y_offset<C::SW>(p, at.first + element / C::SW);
+        for (int stage = 0; stage * C::Rows < b.rows; stage++) {
+            const int rows = min((int)C::Rows, b.rows - stage * C::Rows);
+            const uint32_t to = wait() + element * C::Size;
+            if (inside)
 #pragma unroll
-    for (int row = 0; row < C::Rows; row += 128 / Cells) {
-        const int own = row + thread / Cells;
-        const bool real = from && own < rows;
-        patch_fetch(to + own * C::Pitch + thread % Cells * 16, real ? from + row_offset[own] : p.dy, real);
+                for (int i = 0; i < C::Rows; i += 128 / Cells) {
+                    const int own = i + thread / Cells;
+                    if (own < rows) patch_fetch(to + own * C::Pitch, from + row[stage * C::Rows + own]);
+                }
+            patch_fetched(full + turn.slot * 8);
+            turn.next();
+        }
     }
-    patch_fetched(barrier);
-}
 
-// The same of a whole stage in runs of a row, each of which one instruction copies.
-template <class C>
-__device__ __forceinline__ void patch_copy_runs(const PatchProblem &p, const PatchPlace &at,
-                                                const typename C::T *sample, const int64_t *row_offset, uint32_t to,
-                                                uint32_t barrier)
-{
-    const int worker = threadIdx.x % 32 * 4 + threadIdx.x % 128 / 32;       // shared out over warps first
-    const int row = worker % C::Rows, turn = worker / C::Rows;
-    if (worker == 0) barrier_expect(barrier, C::Rows * 64 * C::SW * C::Size);
-    __syncwarp();
-    for (int i = 0, begin = 0, run; begin < 64; i++, begin += run) {
-        run = min(64 - begin, patch_run_at(p, at.first + begin));
-        if (i % (128 / C::Rows) == turn)
-            bulk_load(to + row * C::Pitch + begin * C::SW * C::Size,
-                      sample + patch_y_offset<C::SW>(p, at.first + begin) + row_offset[row],
-                      (uint32_t)(run * C::SW * C::Size), barrier);
+    __device__ __forceinline__ void elements(const PatchPlace &at, bool with_x)
+    {
+        const int thread = threadIdx.x % 128;
+        if (with_x) {
+            const uint32_t to = wait();
+            const T *from = x + at.n * p.x_stride[0];
+            for (int i = thread; i < b.channels * 64; i += 128)
+                if (i % 64 < at.positions)
+                    patch_write_element(to + i / 64 * C::XPitch + i % 64 * C::Size,
+                                        from[i / 64 * p.x_stride[1] +
+                                             patch_x_offset(p, p.x_stride, at.first + i % 64)]);
+            barrier_arrive(full + turn.slot * 8);
+            turn.next();
+        }
+        const T *from = dy + at.n * p.y_stride[0];
+        for (int stage = 0; stage * C::Rows < b.rows; stage++) {
+            const int rows = min((int)C::Rows, b.rows - stage * C::Rows);
+            const uint32_t to = wait();
+            for (int i = thread; i < rows * 64 * C::SW; i += 128) {
+                const int own = i / (64 * C::SW), position = i / C::SW % 64, k = i % C::SW;
+                if (position < at.positions)
+                    patch_write_element(to + own * C::Pitch + (position * C::SW + k) * C::Size,
+                                        from[patch_y_offset<C::SW>(p, at.first + position) + k * p.y_stride[4] +
+                                             row[stage * C::Rows + own]]);
+            }
+            barrier_arrive(full + turn.slot * 8);
+            turn.next();
+        }
     }
-    if (worker != 0) barrier_arrive(barrier);
-}
+};
 
-// Four warps: x of each tile, then its stages of dy.
 template <class C>
-__device__ __forceinline__ void patch_copy(const PatchProblem &p, const PatchBlock &b, PatchHead *head, uint32_t x_raw,
-                                           uint32_t ring, bool with_x)
+__device__ __forceinline__ void patch_copy(const PatchProblem &p, const PatchBlock &b, PatchHead *head, uint32_t ring)
 {
-    typedef typename C::T T;
-    enum { Cells = 64 * C::SW * C::Size / 16 };
-    const uint32_t full = (uint32_t)__cvta_generic_to_shared(head->full), empty = full + PATCH_MOST_RING * 8;
-    const uint32_t x_full = empty + PATCH_MOST_RING * 8, x_empty = x_full + 16;
-    const T *dy = (const T *)p.dy + (int64_t)b.g * p.out_group * p.y_stride[1];
-    const int element = threadIdx.x % 128 % Cells * (16 / C::Size);     // of a row
-    int slot = 0;
-    uint32_t parity = 1;
+    PatchCopy<C> copy(p, b, head, ring);
+#pragma unroll 1
     for (int tile = b.first; tile < b.end; tile++) {
         const PatchPlace at = patch_place(p, tile);
-        const T *from = dy + at.n * p.y_stride[0];
-        if (!p.plain)
-            from = element < at.positions * C::SW
-                       ? from + patch_y_offset<C::SW>(p, at.first + element / C::SW) + element % C::SW : nullptr;
-        if (with_x) {
-            const int turn = tile - b.first, s = turn % 2;
-            barrier_wait(x_empty + s * 8, (turn / 2 + 1) % 2);
-            patch_copy_x<C>(p, b, at, x_raw + s * C::XStage, x_full + s * 8);
+        if (p.plain) copy.elements(at, p.dw_part != nullptr);
+        else copy.cells(at, p.dw_part != nullptr);
+    }
+}
+
+// ---- operands ----
+
+// The scale of all values of a maker's hands, of which `largest` is the thread's; for every other call another buffer.
+template <class C>
+__device__ __forceinline__ PatchScale patch_scale(PatchHead *head, int maker, int buffer, uint32_t largest)
+{
+    PatchScale scale = {0, 0};
+    if (!C::Split) return scale;
+    uint32_t *all = head->largest[maker][buffer];
+    largest = __reduce_max_sync(0xffffffffu, largest);
+    if (threadIdx.x % 32 == 0) all[threadIdx.x % 128 / 32] = largest;
+    warpgroup_sync(1 + maker);
+    largest = max(max(all[0], all[1]), max(all[2], all[3]));
+    scale.unfit = largest >= 0x7f800000u;
+    scale.exponent = scale.unfit ? 0 : largest == 0 ? (int)PATCH_ZERO : min(scale_exponent(largest), 127);
+    return scale;
+}
+
+template <int Count> __device__ __forceinline__ uint32_t patch_largest(const uint32_t (&v)[Count], uint32_t largest)
+{
+    float most = __uint_as_float(largest);
+#pragma unroll
+    for (int i = 0; i < Count; i++) most = max_nan(most, fabsf(__uint_as_float(v[i])));
+    return __float_as_uint(most);
+}
+
+// A cell of scaled pairs, and their low halves 64 rows further.
+__device__ __forceinline__ void patch_write_split(uint32_t to, const float (&v)[8], float by)
+{
+    uint32_t high[4], low[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) split_pair(v[2 * i] * by, v[2 * i + 1] * by, &high[i], &low[i]);
+    patch_write(to, high);
+    patch_write(to + 64 * 16, low);
+}
+
+// Sums of CellRows rows over 16 lanes: of row (lane % 16) / (16 / CellRows), in its lanes.
+template <int Rows> __device__ __forceinline__ float patch_sum_lanes(const float (&v)[Rows])
+{
+    float sum;
+    const int lane = threadIdx.x;
+    if constexpr (Rows == 4) {
+        const bool upper = lane & 8, odd = lane & 4;
+        float a = upper ? v[2] : v[0], b = upper ? v[3] : v[1];
+        a += __shfl_xor_sync(0xffffffffu, upper ? v[0] : v[2], 8);
+        b += __shfl_xor_sync(0xffffffffu, upper ? v[1] : v[3], 8);
+        sum = odd ? b : a;
+        sum += __shfl_xor_sync(0xffffffffu, odd ? a : b, 4);
+    } else {
+        const bool upper = lane & 8;
+        sum = upper ? v[1] : v[0];
+        sum += __shfl_xor_sync(0xffffffffu, upper ? v[0] : v[1], 8);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 4);
+    }
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    return sum + __shfl_xor_sync(0xffffffffu, sum, 1);
+}
+
+template <class C> __device__ __forceinline__ float patch_sum_word(uint32_t v)
+{
+    if constexpr (C::Split) return __uint_as_float(v);
+    else if constexpr (C::Mode == PATCH_F16) {
+        const float2 pair = __half22float2(*(const __half2 *)&v);
+        return pair.x + pair.y;
+    } else return __uint_as_float(v << 16) + __uint_as_float(v & 0xffff0000u);
+}
+
+template <class C> struct PatchMaker {
+    enum { Words = 2 * C::Size, RowWords = Words / C::CellRows };   // of eight elements; of those of one row
+    const PatchProblem &p;
+    const PatchBlock &b;
+    PatchHead *head;
+    int own, buffer;                        // which maker; see patch_scale
+
+    // A stage of dy: a thread has eight columns of four positions.
+    __device__ __forceinline__ void make_y(const PatchPlace &at, int stage, uint32_t raw, uint32_t raw_empty,
+                                           uint32_t to, int operand, uint32_t parity)
+    {
+        const int thread = threadIdx.x % 128, cell = thread / 16, row = thread % 16, position = patch_position(row);
+        const int rows = b.rows - stage * C::Rows - cell * C::CellRows;
+        uint32_t v[4][Words];
+        raw += cell * C::CellRows * C::Pitch + position * (C::SW * C::Size);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int j = 0; j < C::CellRows; j++)
+                patch_read<RowWords>(&v[i][j * RowWords], raw + j * C::Pitch + 16 * i * (C::SW * C::Size));
+        patch_warp_arrive(raw_empty);
+        if (at.positions < 64 || b.rows < (stage + 1) * C::Rows)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int k = 0; k < Words; k++)
+                    if (16 * i + position >= at.positions || k / RowWords >= rows) v[i][k] = 0;
+        if (p.bias_part && b.block == 0) sum_bias(v, stage * C::Rows + cell * C::CellRows);
+        uint32_t largest = 0;
+        if constexpr (C::Split)
+#pragma unroll
+            for (int i = 0; i < 4; i++) largest = patch_largest(v[i], largest);
+        const PatchScale scale = patch_scale<C>(head, own, buffer, largest);
+        buffer ^= 1;
+        barrier_wait(patch_address(&head->y_empty[operand]), parity);
+        if (thread == 0) head->y_scale[operand] = scale;
+        to += (cell * C::Lead + row) * 16;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if constexpr (C::Split) {
+                float f[8];
+#pragma unroll
+                for (int k = 0; k < 8; k++) f[k] = __uint_as_float(v[i][k]);
+                patch_write_split(to + 16 * i * 16, f, power_of_two(min(scale.exponent, 127)));
+            } else patch_write(to + 16 * i * 16, v[i]);
         }
-        const bool runs = !p.plain && at.positions == 64 && (int)p.by_w.by >= PATCH_RUN;
-        for (int stage = 0; stage * C::Rows < b.rows; stage++) {
-            const int rows = b.rows - stage * C::Rows;
-            const int64_t *row = head->row + stage * C::Rows;
-            barrier_wait(empty + slot * 8, parity);
-            if (runs && rows >= C::Rows)
-                patch_copy_runs<C>(p, at, dy + at.n * p.y_stride[0], row, ring + slot * C::Stage, full + slot * 8);
-            else
-                patch_copy_rows<C>(p, at, from, row, rows, ring + slot * C::Stage, full + slot * 8);
-            if (++slot == C::Ring) { slot = 0;  parity ^= 1; }
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        patch_warp_arrive(patch_address(&head->y_full[operand]));
+    }
+
+    __device__ __forceinline__ void sum_bias(const uint32_t (&v)[4][Words], int first)
+    {
+        float sum[C::CellRows] = {};
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int k = 0; k < Words; k++) sum[k / RowWords] += patch_sum_word<C>(v[i][k]);
+        const float all = patch_sum_lanes(sum);
+        enum { Lanes = 16 / C::CellRows };
+        if (threadIdx.x % Lanes == 0) head->bias[own][first + threadIdx.x % 16 / Lanes] += all;
+    }
+
+    // x of a tile: a thread has a channel's positions, two times 16.
+    __device__ __forceinline__ void make_x(const PatchPlace &at, uint32_t raw, uint32_t raw_empty, uint32_t to,
+                                           int operand, uint32_t parity)
+    {
+        const int thread = threadIdx.x % 128, ic = thread % 64, half = thread / 64;
+        uint32_t v[2][2 * Words];
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+#pragma unroll
+            for (int k = 0; k < 2 * Words; k += 4)
+                patch_read<4>(&v[i][k], raw + ic * C::XPitch + (32 * half + 16 * i) * C::Size + k * 4);
+        patch_warp_arrive(raw_empty);
+        if (at.positions < 64 || b.channels < 64)
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+#pragma unroll
+                for (int k = 0; k < 2 * Words; k++) {
+                    const int left = at.positions - 32 * half - 16 * i - k * 4 / C::Size;
+                    if (ic >= b.channels || left <= 0) v[i][k] = 0;
+                    else if (C::Size == 2 && left == 1) v[i][k] &= 0xffff;
+                }
+        uint32_t largest = 0;
+        if constexpr (C::Split) largest = patch_largest(v[1], patch_largest(v[0], 0));
+        const PatchScale scale = patch_scale<C>(head, own, buffer, largest);
+        buffer ^= 1;
+        barrier_wait(patch_address(&head->x_empty[operand]), parity);
+        if (thread == 0) head->x_scale[operand] = scale;
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                const uint32_t cell = to + ((4 * half + 2 * i + j) * C::Lead + ic) * 16;
+                const uint32_t *u = v[i];
+                if constexpr (C::Split) {
+                    float f[8];
+#pragma unroll
+                    for (int k = 0; k < 8; k++) f[k] = __uint_as_float(u[k / 2 * 4 + 2 * j + k % 2]);
+                    patch_write_split(cell, f, power_of_two(min(scale.exponent, 127)));
+                } else patch_write(cell, {u[j], u[2 + j], u[4 + j], u[6 + j]});
+            }
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        patch_warp_arrive(patch_address(&head->x_full[operand]));
+    }
+};
+
+// One of the makers: every other of what the ring gets.
+template <class C>
+__device__ __forceinline__ void patch_make(const PatchProblem &p, const PatchBlock &b, PatchHead *head,
+                                           uint32_t x_operand, uint32_t y_operand, uint32_t ring, int own)
+{
+    PatchMaker<C> maker = {p, b, head, own, 0};
+    PatchTurn<C::Ring> turn = {0, 0};
+    PatchTurn<C::Operands> y = {0, 1};
+    PatchTurn<2> x = {0, 1};
+    const uint32_t full = patch_address(head->full), empty = patch_address(head->empty);
+    const int with_x = p.dw_part != nullptr, stages = (b.rows + C::Rows - 1) / C::Rows;
+    int count = own;
+#pragma unroll 1
+    for (int tile = b.first; tile < b.end; tile++) {
+        const PatchPlace at = patch_place(p, tile);
+#pragma unroll 1
+        for (int stage = -with_x; stage < stages; stage++) {
+            if (count++ % PATCH_MAKERS == 0) {
+                const uint32_t raw = ring + turn.slot * C::Slot, done = empty + turn.slot * 8;
+                barrier_wait(full + turn.slot * 8, turn.parity);
+                if (stage < 0) maker.make_x(at, raw, done, x_operand + x.slot * C::Bytes, x.slot, x.parity);
+                else maker.make_y(at, stage, raw, done, y_operand + y.slot * C::Bytes, y.slot, y.parity);
+            }
+            turn.next();
+            if (stage < 0) x.next();
+            else y.next();
         }
     }
+    if (!p.bias_part || b.block != 0) return;
+    warpgroup_sync(1 + own);
+    const int rows = p.stages * C::Rows, thread = threadIdx.x % 128;
+    float *to = p.bias_part + (((int64_t)(b.piece * PATCH_MAKERS + own) * p.groups + b.g) * p.slices + b.slice) * rows;
+    if (thread < rows) to[thread] = head->bias[own][thread];
+}
+
+// The slice of W: a warp has four channels, a lane two neighbouring columns of each stage.
+template <class C>
+__device__ __forceinline__ void patch_make_w(const PatchProblem &p, const PatchBlock &b, PatchHead *head, uint32_t to)
+{
+    typedef typename C::T T;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const T *w = (const T *)p.w +
+                 ((int64_t)(b.g * p.in_group + b.block * 64) * p.rows + b.slice * p.stages * C::Rows) * C::SW;
+    T v[4][PATCH_STAGES][2];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int k = 0; k < 2 * PATCH_STAGES; k++) {
+            const int ic = 4 * warp + i, column = k / 2 * 64 + 2 * lane + k % 2;
+            const bool real = ic < b.channels && column < b.rows * C::SW;
+            v[i][k / 2][k % 2] = real ? w[(int64_t)ic * p.rows * C::SW + column] : T(0.f);
+        }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int ic = 4 * warp + i;
+        uint32_t most = 0;
+        if constexpr (C::Split) {
+#pragma unroll
+            for (int k = 0; k < 2 * PATCH_STAGES; k++) most = max(most, magnitude_bits(v[i][k / 2][k % 2]));
+            most = __reduce_max_sync(0xffffffffu, most);
+        }
+        const int exponent = C::Split ? scale_exponent(most) : 0;
+        const Scale scale(exponent);
+        if (lane == 0) head->exponent[ic] = exponent;
+#pragma unroll
+        for (int stage = 0; stage < PATCH_STAGES; stage++) {
+            const uint32_t at = to + stage * C::WBytes + (lane / 4 * C::WLead + ic) * 16 + lane % 4 * 4;
+            const T *pair = v[i][stage];
+            if constexpr (C::Split) {
+                uint32_t high, low;
+                split_pair(scale(pair[0]), scale(pair[1]), &high, &low);
+                patch_write(at, high);
+                patch_write(at + 64 * 16, low);
+            } else patch_write(at, (uint32_t)*(const uint16_t *)&pair[1] << 16 | *(const uint16_t *)&pair[0]);
+        }
+    }
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    patch_warp_arrive(patch_address(&head->w_full));
+}
+
+// ---- products ----
+
+// Adds a stage's products, which count 2^-now, to sums that count 2^-least.
+__device__ __forceinline__ void patch_add(float (&sum)[32], const float (&from)[32], int *least, int now)
+{
+    const int next = min(*least, now);
+    const float by = power_of_two(max(-126, next - now)), old = power_of_two(max(-126, next - *least));
+    if (next != *least)
+#pragma unroll
+        for (int i = 0; i < 32; i++) sum[i] *= old;
+    *least = next;
+#pragma unroll
+    for (int i = 0; i < 32; i++) sum[i] = fmaf(from[i], by, sum[i]);
 }
 
 // One element of dx, of the slice's columns, in plain arithmetic.
@@ -590,7 +624,7 @@ __device__ __forceinline__ float patch_exact(const PatchProblem &p, const PatchB
     return sum;
 }
 
-// One result of dx, or of its share.
+// One result of dx, or of its share. ic: of the group.
 template <class C>
 __device__ __forceinline__ void patch_put(const PatchProblem &p, const PatchBlock &b, int n, int ic, int position,
                                           float v)
@@ -604,334 +638,240 @@ __device__ __forceinline__ void patch_put(const PatchProblem &p, const PatchBloc
             Number<T>::round(v);
 }
 
-// Two neighbouring positions.
-template <class C>
-__device__ __forceinline__ void patch_put_pair(const PatchProblem &p, const PatchBlock &b, int n, int ic, int position,
-                                               float v, float next)
+// Four neighbouring ones.
+template <class T> struct alignas(4 * sizeof(T)) PatchFour { T at[4]; };
+template <class T> __device__ __forceinline__ void patch_put_four(T *to, const float (&v)[4])
 {
-    typedef typename C::T T;
-    struct alignas(2 * sizeof(T)) Pair { T at[2]; };
-    const int c = b.g * p.in_group + ic;
-    if (p.dx_part)
-        *(float2 *)(p.dx_part + (((int64_t)b.slice * p.batch + n) * p.in_channels + c) * p.positions + position) =
-            make_float2(v, next);
-    else
-        *(Pair *)((T *)p.dx + n * p.dx_stride[0] + c * p.dx_stride[1] + position) =
-            Pair{{Number<T>::round(v), Number<T>::round(next)}};
+    *(PatchFour<T> *)to =
+        PatchFour<T>{{Number<T>::round(v[0]), Number<T>::round(v[1]), Number<T>::round(v[2]), Number<T>::round(v[3])}};
 }
 
-// What a thread stored from rows or channels that matrix units must not see, once more. first: its first position.
+// A thread's results of a channel once more.
 template <class C>
 __device__ __forceinline__ void patch_repair(const PatchProblem &p, const PatchBlock &b, const PatchHead *head,
-                                             const PatchPlace &at, const bool (&unfit)[2], int first, int c)
+                                          const PatchPlace &at, int ic, int c)
 {
 #pragma unroll 1
-    for (int i = 0; i < 32; i++) {
-        const int ic = i / 4 * 8 + 2 * c + i % 2, h = i / 2 % 2, position = first + h * (C::Paired ? 1 : 8);
-        if ((h ? unfit[1] : unfit[0]) || head->exponent[ic] == NOT_FINITE)
-            if (ic < b.channels && position < at.positions)
-                patch_put<C>(p, b, at.n, b.block * 64 + ic, at.first + position,
-                             patch_exact<C>(p, b, head, at.n, b.block * 64 + ic, at.first + position));
+    for (int i = 0; i < 16; i++) {
+        const int position = i / 4 * 16 + 4 * c + i % 4;
+        if (position < at.positions)
+            patch_put<C>(p, b, at.n, ic, at.first + position,
+                         patch_exact<C>(p, b, head, at.n, ic, at.first + position));
     }
 }
 
+// A thread's rows of a tile: channels of `first` and of 8 more. unfit: none of them may come from products.
 template <class C>
 __device__ __forceinline__ void patch_store_dx(const PatchProblem &p, const PatchBlock &b, const PatchHead *head,
-                                               const PatchPlace &at, const float (&sum)[32], const int (&least)[2],
-                                               const bool (&unfit)[2], int warp, int r, int c)
+                                               const PatchPlace &at, const float (&sum)[32], int least, bool unfit,
+                                               int first, int c)
 {
-    const int first = 16 * warp + (C::Paired ? 2 * r : r), step = C::Paired ? 1 : 8;
-    // A row of zeros has no scale. Exponents that do not add up to too much are two factors.
-    const int scale[2] = {least[0] < PATCH_ZERO_ROW / 2 ? least[0] : 0, least[1] < PATCH_ZERO_ROW / 2 ? least[1] : 0};
-    const bool easy = C::Split && __all_sync(0xffffffffu, !head->any_far && max(abs(scale[0]), abs(scale[1])) <= 60);
-    const float by[2] = {easy ? power_of_two(-scale[0]) : 1, easy ? power_of_two(-scale[1]) : 1};
+    typedef typename C::T T;
 #pragma unroll
-    for (int i = 0; i < 16; i++) {
-        const int ic = i / 2 * 8 + 2 * c + i % 2;
-        float v[2];
+    for (int h = 0; h < 2; h++) {
+        const int row = first + 8 * h, ic = b.block * 64 + row;
+        if (row >= b.channels) continue;
+        const int of_w = C::Split ? usable_exponent(head->exponent[row]) : 0;
+        const int exponent = -(least < PATCH_ZERO / 2 ? least : 0) - of_w;
+        const bool easy = !C::Split || abs(exponent) <= 100;
+        const float by = power_of_two(easy ? exponent : 0);
+        const int64_t channel = (int64_t)at.n * p.in_channels + b.g * p.in_group + ic;
+        float *part = p.dx_part + ((int64_t)b.slice * p.batch * p.in_channels + channel) * p.positions + at.first;
+        T *dx = (T *)p.dx + at.n * p.dx_stride[0] + (b.g * p.in_group + ic) * p.dx_stride[1] + at.first;
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            v[h] = sum[i / 2 * 4 + 2 * h + i % 2];
-            if (C::Split) v[h] = easy ? v[h] * by[h] * head->factor[ic]
-                                      : scale_result(v[h], -(scale[h] + usable_exponent(head->exponent[ic])));
+        for (int i = 0; i < 4; i++) {
+            const int position = 16 * i + 4 * c;
+            float v[4];
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                v[k] = sum[8 * i + k / 2 * 4 + 2 * h + k % 2];
+                if (C::Split) v[k] = easy ? v[k] * by : scale_result(v[k], exponent);
+            }
+            if (p.plain) {
+#pragma unroll
+                for (int k = 0; k < 4; k++)
+                    if (position + k < at.positions) patch_put<C>(p, b, at.n, ic, at.first + position + k, v[k]);
+            } else if (position < at.positions) {
+                if (p.dx_part) patch_put_four(part + position, v);
+                else patch_put_four(dx + position, v);
+            }
         }
-        if (ic >= b.channels) continue;
-        if (C::Paired && !p.plain) {
-            if (first < at.positions) patch_put_pair<C>(p, b, at.n, b.block * 64 + ic, at.first + first, v[0], v[1]);
-        } else {
-            if (first < at.positions) patch_put<C>(p, b, at.n, b.block * 64 + ic, at.first + first, v[0]);
-            if (first + step < at.positions)
-                patch_put<C>(p, b, at.n, b.block * 64 + ic, at.first + first + step, v[1]);
-        }
+        if constexpr (C::Split)
+            if (unfit || head->exponent[row] == NOT_FINITE) patch_repair<C>(p, b, head, at, ic, c);
     }
-    if constexpr (C::Wide)
-        if (unfit[0] || unfit[1] || head->any_unfit) patch_repair<C>(p, b, head, at, unfit, first, c);
 }
 
 // The warpgroup of dx.
 template <class C>
 __device__ __forceinline__ void patch_dx(const PatchProblem &p, const PatchBlock &b, PatchHead *head, uint32_t weights,
-                                         uint32_t ring)
+                                         uint32_t y_operand)
 {
-    const int warp = __shfl_sync(0xffffffffu, threadIdx.x % 128 / 32, 0);
-    const int lane = threadIdx.x % 32, r = lane / 4, c = lane % 4;
-    const uint32_t full = (uint32_t)__cvta_generic_to_shared(head->full), empty = full + PATCH_MOST_RING * 8;
-    const uint64_t operand = wgmma_descriptor(weights, C::OperandRows);
-    int slot = 0;
-    uint32_t parity = 0;
-    barrier_wait((uint32_t)__cvta_generic_to_shared(&head->w_full), 0);
+    typedef Wgmma<typename C::Operand, 64> Product;
+    const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
+    const uint64_t a = wgmma_descriptor(weights, C::WLead), b0 = wgmma_descriptor(y_operand, C::Lead);
+    PatchTurn<C::Operands> turn = {0, 0};
+    barrier_wait(patch_address(&head->w_full), 0);
 #pragma unroll 1
     for (int tile = b.first; tile < b.end; tile++) {
         const PatchPlace at = patch_place(p, tile);
         float sum[32] = {};
-        int least[2] = {PATCH_NO_SCALE, PATCH_NO_SCALE};
-        bool unfit[2] = {false, false};
+        int least = PATCH_NO_SCALE;
+        bool unfit = false;
 #pragma unroll 1
         for (int stage = 0; stage * C::Rows < b.rows; stage++) {
-            PatchFragment<C> f;
-            PatchOperand<C> o;
-            float accumulator[C::Split ? 64 : 32];
-            barrier_wait(full + slot * 8, parity);
-            patch_read_positions<C>(f, ring + slot * C::Stage, warp, r, c);
-            const PatchScale scale = patch_scale<C>(f);
-            __syncwarp();
-            if (lane == 0) barrier_arrive(empty + slot * 8);
-            patch_operand<C>(o, f, scale);
-            patch_multiply<C>(accumulator, o, wgmma_advance(operand, stage * (C::OperandBytes / 16)));
-            patch_add<C>(sum, accumulator, least, scale.exponent);
-            unfit[0] = unfit[0] || scale.unfit[0];
-            unfit[1] = unfit[1] || scale.unfit[1];
-            if (++slot == C::Ring) { slot = 0;  parity ^= 1; }
-        }
-        patch_store_dx<C>(p, b, head, at, sum, least, unfit, warp, r, c);
-    }
-}
-
-// x of a tile as an operand: [cell of positions][channel], positions in the order of patch_read_columns. Its exponent;
-// *unfit where it holds what must not enter.
-template <class C>
-__device__ __forceinline__ int patch_make_x(PatchHead *head, int turn, uint32_t raw, unsigned char *operand,
-                                            bool *unfit)
-{
-    enum { Words = 2 * C::Size };           // of eight positions
-    const int thread = threadIdx.x - 128, ic = thread % 64, octet = thread / 64;
-    uint32_t v[4][Words];                   // octets octet, octet + 2, ...
-    float most = 0;
-    uint32_t least = 0xffffffffu;
+            const uint64_t w = wgmma_advance(a, stage * (C::WBytes / 16));
+            const uint64_t y = wgmma_advance(b0, turn.slot * (C::Bytes / 16));
+            barrier_wait(patch_address(&head->y_full[turn.slot]), turn.parity);
+            if constexpr (C::Split) {
+                float high[32], cross[32];
+                wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+                for (int s = 0; s < 4; s++) {
+                    const uint64_t ws = wgmma_advance(w, s * 2 * C::WLead), ys = wgmma_advance(y, s * 2 * C::Lead);
+                    Product::multiply(cross, ws, wgmma_advance(ys, 64), s > 0);
+                    Product::multiply(high, ws, ys, s > 0);
+                    Product::multiply(cross, wgmma_advance(ws, 64), ys, 1);
+                }
+                wgmma_commit();
+                const PatchScale scale = head->y_scale[turn.slot];
+                wgmma_wait<0>();
+                wgmma_pin(high);
+                wgmma_pin(cross);
+                patch_warp_arrive(patch_address(&head->y_empty[turn.slot]));
 #pragma unroll
-        for (int k = 0; k < Words / 4; k++) {
-            const uint4 cell = patch_read<uint4>(raw + ic * C::XPitch + (2 * i + octet) * 8 * C::Size + k * 16);
-            v[i][4 * k] = cell.x;  v[i][4 * k + 1] = cell.y;  v[i][4 * k + 2] = cell.z;  v[i][4 * k + 3] = cell.w;
-        }
-        if (C::Wide)
+                for (int i = 0; i < 32; i++) high[i] = fmaf(cross[i], 1.f / 4096, high[i]);
+                patch_add(sum, high, &least, scale.exponent);
+                unfit = unfit || scale.unfit;
+            } else {
+                wgmma_pin(sum);
+                wgmma_fence();
 #pragma unroll
-            for (int k = 0; k < Words; k++) {
-                most = max_nan(most, fabsf(__uint_as_float(v[i][k])));
-                if (C::Mode == PATCH_TF32) least = min(least, magnitude_bits(__uint_as_float(v[i][k])) - 1);
+                for (int s = 0; s < 4; s++)
+                    Product::multiply(sum, wgmma_advance(w, s * 2 * C::WLead), wgmma_advance(y, s * 2 * C::Lead), 1);
+                wgmma_commit();
+                wgmma_wait<0>();
+                wgmma_pin(sum);
+                patch_warp_arrive(patch_address(&head->y_empty[turn.slot]));
             }
-    }
-    uint32_t bits = __float_as_uint(most);
-    int exponent = 0;
-    if (C::Wide) {
-        bits = __reduce_max_sync(0xffffffffu, bits);
-        if (C::Mode == PATCH_TF32) least = __reduce_min_sync(0xffffffffu, least);
-        if (thread % 32 == 0) {
-            head->largest[turn % 2][thread / 32] = bits;
-            head->least[turn % 2][thread / 32] = least;
+            turn.next();
         }
+        patch_store_dx<C>(p, b, head, at, sum, C::Split ? least : 0, unfit, 16 * warp + lane / 4, lane % 4);
     }
-    warpgroup_sync(1);                        // the operand's last products are done, too
-    if (C::Wide) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            bits = max(bits, head->largest[turn % 2][i]);
-            least = min(least, head->least[turn % 2][i]);
-        }
-        *unfit = C::Split ? bits >= 0x7f800000u : bits >= 0x7f7ff000u || least < 0x007fffffu;
-        if (C::Split) exponent = patch_exponent(bits);
-    }
-    const float by = C::Split ? power_of_two(min(exponent, 127)) : 1.f;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const int cell0 = (2 * i + octet) * (8 / C::Cell);
-        uint4 *to = (uint4 *)operand + cell0 * C::OperandRows + ic;
-        if constexpr (C::Split && C::SW == 2) {
-            alignas(16) uint32_t high[4], low[4];
-#pragma unroll
-            for (int k = 0; k < 4; k++)
-                split_pair(__uint_as_float(v[i][2 * k]) * by, __uint_as_float(v[i][2 * k + 1]) * by, &high[k], &low[k]);
-            to[0] = *(const uint4 *)high;
-            to[64] = *(const uint4 *)low;
-        } else if constexpr (C::Mode == PATCH_TF32 && C::SW == 2) {
-            to[0] = make_uint4(patch_tf32(v[i][0]), patch_tf32(v[i][2]), patch_tf32(v[i][4]), patch_tf32(v[i][6]));
-            to[64] = make_uint4(patch_tf32(v[i][1]), patch_tf32(v[i][3]), patch_tf32(v[i][5]), patch_tf32(v[i][7]));
-        } else if constexpr (C::SW == 2) {
-            to[0] = make_uint4(v[i][0], v[i][1], v[i][2], v[i][3]);
-        } else if constexpr (C::Split) {    // positions k, k + 4 of an octet are elements 2k, 2k + 1 of a cell
-            alignas(16) uint32_t high[4], low[4];
-#pragma unroll
-            for (int k = 0; k < 4; k++)
-                split_pair(__uint_as_float(v[i][k]) * by, __uint_as_float(v[i][k + 4]) * by, &high[k], &low[k]);
-            to[0] = *(const uint4 *)high;
-            to[64] = *(const uint4 *)low;
-        } else if constexpr (C::Mode == PATCH_TF32) {
-            to[0] = make_uint4(patch_tf32(v[i][0]), patch_tf32(v[i][1]), patch_tf32(v[i][2]), patch_tf32(v[i][3]));
-            to[64] = make_uint4(patch_tf32(v[i][4]), patch_tf32(v[i][5]), patch_tf32(v[i][6]), patch_tf32(v[i][7]));
-        } else {
-            to[0] = make_uint4(__byte_perm(v[i][0], v[i][2], 0x5410), __byte_perm(v[i][0], v[i][2], 0x7632),
-                               __byte_perm(v[i][1], v[i][3], 0x5410), __byte_perm(v[i][1], v[i][3], 0x7632));
-        }
-    }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    warpgroup_sync(1);
-    return exponent;
 }
 
-// What a thread keeps in shared memory between tiles, for each stage: sums for dbias and scales of its two rows.
-struct PatchState { float2 bias[PATCH_STAGES][128]; int2 least[PATCH_STAGES][128]; };
-
-template <class C> __device__ __forceinline__ void patch_sum_bias(const PatchFragment<C> &f, float2 *to)
-{
-    float sum[2] = {0, 0};
-#pragma unroll
-    for (int s = 0; s < 4; s++)
-#pragma unroll
-        for (int i = 0; i < C::Registers; i++) {
-            const int h = i * 4 / C::Registers % 2;
-            if constexpr (C::Wide) sum[h] += __uint_as_float(f.v[s][i]);
-            else if constexpr (C::Mode == PATCH_F16) {
-                const float2 v = __half22float2(*(const __half2 *)&f.v[s][i]);
-                sum[h] += v.x + v.y;
-            } else sum[h] += __uint_as_float(f.v[s][i] << 16) + __uint_as_float(f.v[s][i] & 0xffff0000u);
-        }
-    float2 old = *to;
-    *to = make_float2(old.x + sum[0], old.y + sum[1]);
-}
-
-// The sums of a piece to the workspace.
+// A stage of dw: x^T dy, added to the sums of its columns.
 template <class C>
-__device__ __forceinline__ void patch_store_dw(const PatchProblem &p, const PatchBlock &b, const PatchState *state,
-                                               int stage, const float (&sum)[32], int warp, int r, int c)
+__device__ __forceinline__ void patch_multiply_dw(float (&sum)[32], int *least, uint64_t x, uint64_t y, int exponent)
 {
-    const int thread = threadIdx.x % 128, columns = p.stages * 64, column = stage * 64 + patch_column_of<C>(warp, r);
-    const int2 least = state->least[stage][thread];
-    float *to = p.dw_part + (int64_t)blockIdx.x * 64 * columns + column;
+    typedef WgmmaTurned<typename C::Operand> Product;
+    if constexpr (C::Split) {
+        float accumulator[32];
+        wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < 16; i++) {
-        const int ic = i / 2 * 8 + 2 * c + i % 2;
-        float v0 = sum[i / 2 * 4 + i % 2], v1 = sum[i / 2 * 4 + 2 + i % 2];
-        if (C::Split) { v0 = scale_result(v0, -min(least.x, 400));  v1 = scale_result(v1, -min(least.y, 400)); }
-        *(float2 *)(to + ic * columns) = make_float2(v0, v1);
-    }
-    if (!p.bias_part || b.block != 0) return;
-    float2 bias = state->bias[stage][thread];
+        for (int s = 0; s < 4; s++) {
+            const uint64_t xs = wgmma_advance(x, s * 2 * C::Lead), ys = wgmma_advance(y, s * 16);
+            Product::multiply(accumulator, xs, wgmma_advance(ys, 64), s > 0);
+            Product::multiply(accumulator, wgmma_advance(xs, 64), ys, 1);
+        }
+        wgmma_commit();
+        wgmma_wait<0>();
+        wgmma_pin(accumulator);
 #pragma unroll
-    for (int bit = 1; bit < 4; bit *= 2) {
-        bias.x += __shfl_xor_sync(0xffffffffu, bias.x, bit);
-        bias.y += __shfl_xor_sync(0xffffffffu, bias.y, bit);
+        for (int i = 0; i < 32; i++) accumulator[i] *= 1.f / 4096;
+        wgmma_pin(accumulator);
+        wgmma_fence();
+#pragma unroll
+        for (int s = 0; s < 4; s++)
+            Product::multiply(accumulator, wgmma_advance(x, s * 2 * C::Lead), wgmma_advance(y, s * 16), 1);
+        wgmma_commit();
+        wgmma_wait<0>();
+        wgmma_pin(accumulator);
+        patch_add(sum, accumulator, least, exponent);
+    } else {
+        wgmma_pin(sum);
+        wgmma_fence();
+#pragma unroll
+        for (int s = 0; s < 4; s++)
+            Product::multiply(sum, wgmma_advance(x, s * 2 * C::Lead), wgmma_advance(y, s * 16), 1);
+        wgmma_commit();
+        wgmma_wait<0>();
+        wgmma_pin(sum);
     }
-    if (c == 0)
-        *(float2 *)(p.bias_part + (((int64_t)b.piece * p.groups + b.g) * p.slices + b.slice) * columns + column) = bias;
 }
 
-// The warpgroup of dw and dbias.
+// The warpgroup of dw.
 template <class C>
-__device__ __forceinline__ void patch_dw(const PatchProblem &p, const PatchBlock &b, PatchHead *head, PatchState *state,
-                                         unsigned char *operand, uint32_t x_raw, uint32_t ring)
+__device__ __forceinline__ void patch_dw(const PatchProblem &p, const PatchBlock &b, PatchHead *head,
+                                         uint32_t x_operand, uint32_t y_operand)
 {
-    const int thread = threadIdx.x % 128;
-    const int warp = __shfl_sync(0xffffffffu, thread / 32, 0), lane = thread % 32, r = lane / 4, c = lane % 4;
-    const uint32_t full = (uint32_t)__cvta_generic_to_shared(head->full), empty = full + PATCH_MOST_RING * 8;
-    const uint32_t x_full = empty + PATCH_MOST_RING * 8, x_empty = x_full + 16;
-    const uint64_t x = wgmma_descriptor((uint32_t)__cvta_generic_to_shared(operand), C::OperandRows);
-    const int stages = (b.rows + C::Rows - 1) / C::Rows;
+    const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
+    const uint64_t x0 = wgmma_descriptor(x_operand, C::Lead), y0 = patch_turned(y_operand, C::Lead);
+    const int stages = (b.rows + C::Rows - 1) / C::Rows, columns = p.stages * 64;
     float sum[PATCH_STAGES][32] = {};
-    int slot = 0;
-    uint32_t parity = 0;
-    bool unfit = false;
-#pragma unroll
-    for (int stage = 0; stage < PATCH_STAGES; stage++) {
-        state->bias[stage][thread] = make_float2(0, 0);
-        state->least[stage][thread] = make_int2(PATCH_NO_SCALE, PATCH_NO_SCALE);
-    }
+    int least[PATCH_STAGES] = {PATCH_NO_SCALE, PATCH_NO_SCALE, PATCH_NO_SCALE, PATCH_NO_SCALE};
+    PatchTurn<C::Operands> turn = {0, 0};
+    PatchTurn<2> x_turn = {0, 0};
+    int unfit = 0;
 #pragma unroll 1
     for (int tile = b.first; tile < b.end; tile++) {
-        const int turn = tile - b.first;
-        bool bad = false;
-        barrier_wait(x_full + turn % 2 * 8, turn / 2 % 2);
-        const int exponent = patch_make_x<C>(head, turn, x_raw + turn % 2 * C::XStage, operand, &bad);
-        if (lane == 0) barrier_arrive(x_empty + turn % 2 * 8);
-        unfit = unfit || bad;
+        const uint64_t x = wgmma_advance(x0, x_turn.slot * (C::Bytes / 16));
+        barrier_wait(patch_address(&head->x_full[x_turn.slot]), x_turn.parity);
+        const PatchScale x_scale = head->x_scale[x_turn.slot];
+        unfit |= x_scale.unfit;
 #pragma unroll
         for (int stage = 0; stage < PATCH_STAGES; stage++) {
             if (stage >= stages) break;
-            PatchFragment<C> f;
-            PatchOperand<C> o;
-            float accumulator[32];
-            barrier_wait(full + slot * 8, parity);
-            patch_read_columns<C>(f, ring + slot * C::Stage, warp, r, c);
-            const PatchScale scale = patch_scale<C>(f);
-            __syncwarp();
-            if (lane == 0) barrier_arrive(empty + slot * 8);
-            unfit = unfit || scale.unfit[0] || scale.unfit[1];
-            if (p.bias_part) patch_sum_bias<C>(f, &state->bias[stage][thread]);
-            patch_operand<C>(o, f, scale);
-            patch_multiply<C>(accumulator, o, x);
-            int2 *kept = &state->least[stage][thread];
-            int least[2] = {kept->x, kept->y};
-            const int now[2] = {scale.exponent[0] + exponent, scale.exponent[1] + exponent};
-            patch_add<C>(sum[stage], accumulator, least, now);
-            if (C::Split) *kept = make_int2(least[0], least[1]);
-            if (++slot == C::Ring) { slot = 0;  parity ^= 1; }
+            barrier_wait(patch_address(&head->y_full[turn.slot]), turn.parity);
+            const PatchScale scale = head->y_scale[turn.slot];
+            patch_multiply_dw<C>(sum[stage], &least[stage], x, wgmma_advance(y0, turn.slot * (C::Bytes / 16)),
+                                 x_scale.exponent + scale.exponent);
+            patch_warp_arrive(patch_address(&head->y_empty[turn.slot]));
+            unfit |= scale.unfit;
+            turn.next();
         }
+        patch_warp_arrive(patch_address(&head->x_empty[x_turn.slot]));
+        x_turn.next();
     }
+    float *to = p.dw_part + ((int64_t)blockIdx.x * 64 + 16 * warp + lane / 4) * columns + 2 * (lane % 4);
 #pragma unroll
     for (int stage = 0; stage < PATCH_STAGES; stage++)
-        if (stage < p.stages) patch_store_dw<C>(p, b, state, stage, sum[stage], warp, r, c);
-    unfit = __any_sync(0xffffffffu, unfit);
-    if (lane == 0) p.unfit[blockIdx.x * 4 + warp] = unfit;
+        if (stage < p.stages)
+#pragma unroll
+            for (int i = 0; i < 16; i++) {
+                float2 v = make_float2(sum[stage][2 * i], sum[stage][2 * i + 1]);
+                if (C::Split) {
+                    const int exponent = -min(least[stage], 400);
+                    v = make_float2(scale_result(v.x, exponent), scale_result(v.y, exponent));
+                }
+                *(float2 *)(to + i % 2 * 8 * columns + stage * 64 + i / 2 * 8) = v;
+            }
+    if (threadIdx.x % 128 == 0) p.unfit[blockIdx.x] = unfit;
 }
 
-// Barriers, rows of dy, exponents of the channels; the first thread then fetches the slice of W.
+// Barriers, rows of dy, sums for dbias.
 template <class C>
-__device__ __forceinline__ void patch_begin(const PatchProblem &p, const PatchBlock &b, PatchHead *head,
-                                            uint32_t weights)
+__device__ __forceinline__ void patch_begin(const PatchProblem &p, const PatchBlock &b, PatchHead *head)
 {
-    const uint32_t barriers = (uint32_t)__cvta_generic_to_shared(head->full);
     if (threadIdx.x == 0) {
-        for (int i = 0; i < PATCH_MOST_RING; i++) {
-            barrier_init(barriers + i * 8, 128);
-            barrier_init(barriers + (PATCH_MOST_RING + i) * 8, (p.dx ? 4 : 0) + (p.dw_part ? 4 : 0));
+        for (int i = 0; i < C::Ring; i++) {
+            barrier_init(patch_address(&head->full[i]), 128);
+            barrier_init(patch_address(&head->empty[i]), 4);
+        }
+        for (int i = 0; i < C::Operands; i++) {
+            barrier_init(patch_address(&head->y_full[i]), 4);
+            barrier_init(patch_address(&head->y_empty[i]), (p.dx ? 4 : 0) + (p.dw_part ? 4 : 0));
         }
         for (int i = 0; i < 2; i++) {
-            barrier_init(barriers + (2 * PATCH_MOST_RING + i) * 8, 128);
-            barrier_init(barriers + (2 * PATCH_MOST_RING + 2 + i) * 8, 4);
+            barrier_init(patch_address(&head->x_full[i]), 4);
+            barrier_init(patch_address(&head->x_empty[i]), 4);
         }
-        barrier_init(barriers + (2 * PATCH_MOST_RING + 4) * 8, 1);
+        barrier_init(patch_address(&head->w_full), 16);
         barrier_init_done();
-        head->any_unfit = head->any_far = 0;
     }
     for (int row = threadIdx.x; row < b.rows; row += PATCH_THREADS)
         head->row[row] = patch_row_offset(p, b.slice * p.stages * C::Rows + row);
-    wait_for_previous();
-    __syncthreads();
-    if (!p.dx) return;
-    if (threadIdx.x < 64) {
-        const int exponent = p.w_exponent[(b.g * p.blocks_group + b.block) * 64 + threadIdx.x];
-        head->exponent[threadIdx.x] = exponent;
-        head->factor[threadIdx.x] = power_of_two(-max(-60, min(60, exponent)));
-        if (exponent == NOT_FINITE) head->any_unfit = 1;
-        if (abs(exponent) > 60) head->any_far = 1;
-    }
-    if (threadIdx.x == 0) {
-        const uint32_t full = barriers + (2 * PATCH_MOST_RING + 4) * 8;
-        barrier_expect(full, (uint32_t)(p.stages * C::OperandBytes));
-        for (int i = 0; i < p.stages; i++)
-            bulk_load(weights + i * C::OperandBytes,
-                      p.weights + ((int64_t)b.unit * p.stages + i) * (C::OperandBytes / 16), C::OperandBytes, full);
-    }
+    for (int i = threadIdx.x; i < PATCH_MAKERS * PATCH_STAGES * 32; i += PATCH_THREADS)
+        head->bias[i / (PATCH_STAGES * 32)][i % (PATCH_STAGES * 32)] = 0;
 }
 #endif
 
@@ -941,94 +881,30 @@ __global__ void __launch_bounds__(PATCH_THREADS, 1) patch_kernel(const __grid_co
 #if CONVT3D__SM90A
     extern __shared__ __align__(128) unsigned char patch_shared[];
     PatchHead *head = (PatchHead *)patch_shared;
-    PatchState *state = (PatchState *)(patch_shared + PATCH_HEAD);
-    unsigned char *x_operand = patch_shared + PATCH_HEAD + C::State;
-    const uint32_t weights = (uint32_t)__cvta_generic_to_shared(x_operand) + C::OperandBytes;
-    const uint32_t x_raw = weights + PATCH_STAGES * C::OperandBytes, ring = x_raw + 2 * C::XStage;
+    const uint32_t weights = patch_address(patch_shared) + PATCH_HEAD;
+    const uint32_t x_operand = weights + PATCH_STAGES * C::WBytes, y_operand = x_operand + 2 * C::Bytes;
+    const uint32_t ring = y_operand + C::Operands * C::Bytes;
     const PatchBlock b(p, C::Rows);
     let_next_start();
-    patch_begin<C>(p, b, head, weights);
+    patch_begin<C>(p, b, head);
+    wait_for_previous();
     __syncthreads();
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
-    if (group == 2) {
-        give_registers<40>();
-        patch_copy<C>(p, b, head, x_raw, ring, p.dw_part != nullptr);
+    if (group < 4 && p.dx) patch_make_w<C>(p, b, head, weights);
+    if (group == 4) {
+        give_registers<32>();
+        patch_copy<C>(p, b, head, ring);
+    } else if (group >= 2) {
+        give_registers<64>();
+        patch_make<C>(p, b, head, x_operand, y_operand, ring, group - 2);
     } else if (group == 0) {
-        take_registers<232>();
-        if (p.dx) patch_dx<C>(p, b, head, weights, ring);
+        take_registers<120>();
+        if (p.dx) patch_dx<C>(p, b, head, weights, y_operand);
     } else {
-        take_registers<232>();
-        if (p.dw_part) patch_dw<C>(p, b, head, state, x_operand, x_raw, ring);
+        take_registers<200>();
+        if (p.dw_part) patch_dw<C>(p, b, head, x_operand, y_operand);
     }
 #endif
-}
-
-// ---- before: W as an operand ----
-
-struct PatchPack {
-    const void *w;
-    uint4 *operands;
-    int *exponent;
-    int in_group, blocks_group, columns, stages, slices;    // columns of a group; stages of a slice
-    int octets, shares;                     // of all groups; blocks to an octet
-};
-
-// The largest magnitude of a channel's weights, or whether tf32 does not do for them.
-template <class C> __device__ __forceinline__ int patch_channel(const PatchPack &p, const typename C::T *w)
-{
-    uint32_t most = 0;
-    bool unfit = false;
-    for (int i = threadIdx.x % 32; i < p.columns; i += 32) {
-        const float v = Number<typename C::T>::widen(w[i]);
-        most = max(most, magnitude_bits(v));
-        unfit = unfit || is_subnormal(v) || magnitude_bits(v) >= 0x7f7ff000u;
-    }
-    if (C::Split) return scale_exponent(__reduce_max_sync(0xffffffffu, most));
-    return C::Mode == PATCH_TF32 && __any_sync(0xffffffffu, unfit) ? (int)NOT_FINITE : 0;
-}
-
-// A block makes its share of eight channels' rows of all stages.
-template <class C> __global__ void __launch_bounds__(256) patch_pack_kernel(const __grid_constant__ PatchPack p)
-{
-    typedef typename C::T T;
-    __shared__ int exponents[8];
-    const int at = blockIdx.x % p.octets, octet = at % (p.blocks_group * 8), g = at / (p.blocks_group * 8);
-    const T *w = (const T *)p.w + ((int64_t)g * p.in_group + octet * 8) * p.columns;
-    const int real = min(8, p.in_group - octet * 8), own = threadIdx.x / 32;
-    let_next_start();
-    wait_for_previous();
-    const int exponent = own < real ? patch_channel<C>(p, w + (int64_t)own * p.columns) : 0;
-    if (threadIdx.x % 32 == 0) {
-        exponents[own] = exponent;
-        p.exponent[at * 8 + own] = exponent;        // all shares write the same
-    }
-    __syncthreads();
-    const int row = threadIdx.x % 8, stage_cells = 64 / C::Cell, all = p.slices * p.stages * stage_cells;
-    const Scale scale(exponents[row]);
-    for (int cell = blockIdx.x / p.octets * 32 + threadIdx.x / 8; cell < all; cell += 32 * p.shares) {
-        float v[8] = {};
-#pragma unroll
-        for (int i = 0; i < C::Cell; i++) {
-            const int k = cell * C::Cell + i, column = k / 16 * 16 + patch_column<C>(k % 16);
-            if (row < real && column < p.columns) v[i] = Number<T>::widen(w[(int64_t)row * p.columns + column]);
-        }
-        alignas(16) uint32_t high[4], low[4] = {};
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            if constexpr (C::Split) split_pair(scale(v[2 * i]), scale(v[2 * i + 1]), &high[i], &low[i]);
-            else if constexpr (C::Mode == PATCH_TF32) high[i] = patch_tf32(__float_as_uint(v[i]));
-            else {
-                const T a = Number<T>::round(v[2 * i]), b = Number<T>::round(v[2 * i + 1]);
-                high[i] = (uint32_t)*(const uint16_t *)&b << 16 | *(const uint16_t *)&a;
-            }
-        }
-        const int stage = cell / stage_cells;       // of all slices
-        const int64_t unit = ((int64_t)g * p.blocks_group + octet / 8) * p.slices + stage / p.stages;
-        const int64_t stage_at = unit * p.stages + stage % p.stages;
-        uint4 *to = p.operands + (stage_at * stage_cells + cell % stage_cells) * C::OperandRows + octet % 8 * 8 + row;
-        to[0] = *(const uint4 *)high;
-        if (C::Split) to[64] = *(const uint4 *)low;
-    }
 }
 
 // ---- after: pieces and slices to dw, dbias and dx ----
@@ -1045,9 +921,9 @@ struct PatchMerge {
 template <class C> __device__ __forceinline__ bool patch_unfit(const PatchMerge &p)
 {
     int any = 0;
-    if constexpr (C::Wide)
-        for (int i = threadIdx.x; i < p.at.units * p.pieces * 4; i += 256) any |= p.at.unfit[i];
-    return C::Wide && __syncthreads_or(any) != 0;
+    if constexpr (C::Split)
+        for (int i = threadIdx.x; i < p.at.units * p.pieces; i += 256) any |= p.at.unfit[i];
+    return C::Split && __syncthreads_or(any) != 0;
 }
 
 // An element of dw from x and dy themselves, by a block.
@@ -1116,19 +992,19 @@ template <class C> __device__ __forceinline__ void patch_merge_dw(const PatchMer
     }
 }
 
-// A warp for each output channel: all pieces' sums of its columns.
+// A warp for each output channel: all sums of its rows.
 template <class C> __device__ __forceinline__ void patch_merge_bias(const PatchMerge &p, int block)
 {
     typedef typename C::T T;
     const PatchProblem &q = p.at;
-    const int oc = block * 8 + threadIdx.x / 32, taps = (int)q.by_taps.by * C::SW, channels = q.groups * q.out_group;
+    const int oc = block * 8 + threadIdx.x / 32, taps = (int)q.by_taps.by, channels = q.groups * q.out_group;
     if (oc >= channels) return;
-    const int g = oc / q.out_group, first = (oc - g * q.out_group) * taps, columns = q.slices * q.stages * 64;
+    const int g = oc / q.out_group, first = (oc - g * q.out_group) * taps, rows = q.slices * q.stages * C::Rows;
     double sum = 0;
 #pragma unroll 4
-    for (int i = threadIdx.x % 32; i < p.pieces * taps; i += 32) {
-        const int piece = i / taps, column = first + i - piece * taps;
-        sum += (double)q.bias_part[((int64_t)piece * q.groups + g) * columns + column];
+    for (int i = threadIdx.x % 32; i < p.pieces * PATCH_MAKERS * taps; i += 32) {
+        const int part = i / taps, row = first + i - part * taps;
+        sum += (double)q.bias_part[((int64_t)part * q.groups + g) * rows + row];
     }
     for (int bit = 16; bit > 0; bit /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, bit);
     if (threadIdx.x % 32 == 0) patch_round((T *)p.dbias + oc, sum, p.accumulate & CONVT3D_BACKWARD_BIAS);
@@ -1138,7 +1014,6 @@ template <class C> __device__ __forceinline__ void patch_merge_bias(const PatchM
 template <class C> __device__ __forceinline__ void patch_merge_dx(const PatchMerge &p, int block)
 {
     typedef typename C::T T;
-    struct alignas(4 * sizeof(T)) Four { T at[4]; };
     const PatchProblem &q = p.at;
     const int64_t i = (int64_t)block * 256 + threadIdx.x, run = q.plain ? q.positions : q.positions / 4;
     const int64_t all = (int64_t)q.batch * q.in_channels * run, row = i / run, n = row / q.in_channels;
@@ -1156,8 +1031,8 @@ template <class C> __device__ __forceinline__ void patch_merge_dx(const PatchMer
         const float4 v = ((const float4 *)q.dx_part)[s * all + i];
         sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
     }
-    *(Four *)(to + (i - row * run) * 4) =
-        Four{{Number<T>::round(sum.x), Number<T>::round(sum.y), Number<T>::round(sum.z), Number<T>::round(sum.w)}};
+    const float four[4] = {sum.x, sum.y, sum.z, sum.w};
+    patch_put_four(to + (i - row * run) * 4, four);
 }
 
 template <class C> __global__ void __launch_bounds__(256) patch_merge_kernel(const __grid_constant__ PatchMerge p)
@@ -1185,7 +1060,6 @@ template <int Mode, class Act> auto patch_with_stride(const PatchShape &s, Act a
 template <class Act> auto patch_instance(const PatchShape &s, Act act)
 {
 #ifndef CONVT3D__PATCH_SPLIT_ALONE
-    if (s.mode == PATCH_TF32) return patch_with_stride<PATCH_TF32>(s, act);
     if (s.mode == PATCH_F16) return patch_with_stride<PATCH_F16>(s, act);
     if (s.mode == PATCH_BF16) return patch_with_stride<PATCH_BF16>(s, act);
 #endif
@@ -1224,8 +1098,7 @@ static const char *patch_shape(const convt3d__plan *plan, PatchShape *s)
     s->sw = (int)plan->axis[2].stride;
     if (s->sw != 2 && s->sw != 4) return "wants a stride of 2 or 4 along w";
     if (!fits_32_bits(plan)) return "indices beyond 32 bits";
-    s->mode = d.dtype == CONVT3D_F16 ? PATCH_F16 : d.dtype == CONVT3D_BF16 ? PATCH_BF16
-                                                 : d.math == CONVT3D_TF32 ? PATCH_TF32 : PATCH_SPLIT;
+    s->mode = d.dtype == CONVT3D_F16 ? PATCH_F16 : d.dtype == CONVT3D_BF16 ? PATCH_BF16 : PATCH_SPLIT;
     s->positions = d.in_size[0] * d.in_size[1] * d.in_size[2];
     s->rows = plan->out_group * plan->axis[0].kernel * plan->axis[1].kernel;
     if (s->rows > 1 << 20 || plan->in_group > 1 << 20 || d.groups > 1 << 16 || plan->w_count > 1 << 28)
@@ -1245,18 +1118,15 @@ static const char *patch_shape(const convt3d__plan *plan, PatchShape *s)
     return "";
 }
 
-struct PatchLayout { int64_t exponent, dw, bias, unfit, dx, bytes, operand; };
+struct PatchLayout { int64_t bias, unfit, dx, bytes; };     // dw's sums are first
 
 static PatchLayout patch_layout(const convt3d__plan *plan, const PatchShape &s)
 {
     auto round = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
     PatchLayout l;
-    l.operand = patch_instance(s, [](auto tile) { return (int64_t)decltype(tile)::OperandBytes; });
-    l.exponent = round(s.units * s.stages * l.operand);
-    l.dw = round(l.exponent + plan->desc.groups * s.blocks_group * 64 * 4);
-    l.bias = round(l.dw + s.pieces * s.units * s.stages * 64 * 64 * 4);
-    l.unfit = round(l.bias + s.pieces * plan->desc.groups * s.slices * s.stages * 64 * 4);
-    l.dx = round(l.unfit + s.pieces * s.units * 16);
+    l.bias = s.pieces * s.units * s.stages * 64 * 64 * 4;
+    l.unfit = round(l.bias + s.pieces * PATCH_MAKERS * plan->desc.groups * s.slices * s.stages * (64 / s.sw) * 4);
+    l.dx = round(l.unfit + s.pieces * s.units * 4);
     l.bytes = l.dx + (s.slices > 1 ? s.slices * plan->x_count * 4 : 0);
     return l;
 }
@@ -1269,11 +1139,9 @@ static PatchProblem patch_problem(const convt3d__plan *plan, const convt3d_io *i
     PatchProblem p = {};
     p.x = io->x;  p.dy = io->dy;
     p.w = io->w_packed ? io->w_packed : io->w;
-    p.weights = (const uint4 *)workspace;
-    p.w_exponent = (const int *)(workspace + l.exponent);
     p.dx = dx ? io->dx : nullptr;
     p.dx_part = dx && s.slices > 1 ? (float *)(workspace + l.dx) : nullptr;
-    p.dw_part = dw ? (float *)(workspace + l.dw) : nullptr;
+    p.dw_part = dw ? (float *)workspace : nullptr;
     p.bias_part = dw && io->dbias ? (float *)(workspace + l.bias) : nullptr;
     p.unfit = (int *)(workspace + l.unfit);
     for (int i = 0; i < 5; i++) {
@@ -1324,16 +1192,7 @@ convt3d_status patch_run(const convt3d__plan *plan, const convt3d_io *io, const 
     const bool dw = (plan->pass & ~CONVT3D_BACKWARD_X) && (io->dw || io->dbias);
     const PatchProblem p = patch_problem(plan, io, s, l, dx, dw);
     PatchLaunches launch = {io->stream, error, 0};
-    convt3d_status status = CONVT3D_OK;
-    if (dx) {
-        const int64_t octets = plan->desc.groups * s.blocks_group * 8, cells = s.slices * s.stages * (64 / C::Cell);
-        const int64_t shares = convt3d__max(1, convt3d__min(264 / octets, cells / 32));
-        const PatchPack pack = {p.w, (uint4 *)io->workspace, (int *)p.w_exponent, p.in_group, p.blocks_group,
-                                p.rows * C::SW, p.stages, p.slices, (int)octets, (int)shares};
-        status = launch(patch_pack_kernel<C>, octets * shares, 256, 0, pack);
-    }
-    if (status == CONVT3D_OK)
-        status = launch(patch_kernel<C>, s.units * s.pieces, PATCH_THREADS, C::Shared, p);
+    const convt3d_status status = launch(patch_kernel<C>, s.units * s.pieces, PATCH_THREADS, C::Shared, p);
     if (status != CONVT3D_OK || !(dw || p.dx_part)) return status;
     PatchMerge merge = {};
     merge.at = p;
@@ -1410,7 +1269,6 @@ extern "C" convt3d_status convt3d__patch_ready(const convt3d__plan *plan, convt3
     return patch_instance(s, [&](auto tile) {
         typedef decltype(tile) C;
         convt3d_status status = convt3d__load_kernel(error, plan, patch_kernel<C>, C::Shared);
-        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, patch_pack_kernel<C>, 0);
         if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, patch_merge_kernel<C>, 0);
         return status;
     });
