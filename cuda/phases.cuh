@@ -6,8 +6,9 @@
 //
 // Planes    [phase][cell of channels][part][position] of 16 bytes (split.cuh: cells, parts, scales), where `pair` cells
 //           may lie before the next part. Positions run over n, d, h, w; an axis has in + Q - 1 of them, Q being the
-//           number of different q, and position 0 stands for the least q: then i + q never leaves its row. What lies
-//           outside the tensor is zero, also in the positions after a sample, with which it may be rounded up.
+//           most different q that one of its phases has, and position 0 stands for the least q of each phase: then
+//           i + q never leaves its row. What lies outside the tensor is zero, also in the positions after a sample,
+//           with which it may be rounded up.
 // x         is the case of one phase, whose positions are its own.
 #pragma once
 
@@ -18,79 +19,51 @@ enum { PHASE_MOST_STRIDE = 16, PHASE_MOST_TAPS = 400, PHASE_ROWS = 4, ROUGH_POSI
 // Where the taps of a problem meet dy.
 struct PhaseShape {
     int count[3];                           // phases of an axis
-    uint8_t residue[3][PHASE_MOST_STRIDE];  // their r
-    int64_t first[3];                       // of an axis: least q times stride
+    int32_t begin[3][PHASE_MOST_STRIDE];    // their first elements: least q times stride, and r
     int64_t pitch[3], plane, sample;        // positions of an axis, of a plane, of a sample
     int64_t reach;                          // the largest shift
     int taps, phases;
-    int rows;                               // taps along d and h; of each, its phase (along these) and shift:
-    uint16_t row_phase[PHASE_MOST_TAPS];
-    int32_t row_shift[PHASE_MOST_TAPS];
-    int columns[PHASE_MOST_STRIDE];         // taps along w of each w phase, at the distances first + i*step
-    int column_first[PHASE_MOST_STRIDE], column_step;
-    uint8_t column_phase[PHASE_MOST_TAPS];  // of each tap along w, with its i
-    uint16_t column_index[PHASE_MOST_TAPS];
+    uint8_t at[3][PHASE_MOST_TAPS];         // of an axis's taps: the phase, and how far from its first position
+    int32_t q[3][PHASE_MOST_TAPS];
     uint16_t phase[PHASE_MOST_TAPS];        // of each tap of w
     int32_t shift[PHASE_MOST_TAPS];         // in positions
 };
 
-// One axis; false if its stride is too long. at[k]: index of its phase; q[k]: its distance from the least.
-static inline bool phase_axis(const convt3d__axis &axis, PhaseShape *s, int a, int16_t *at, int64_t *q)
+// One axis; false if its taps are too many or too far apart.
+static inline bool phase_axis(const convt3d__axis &axis, PhaseShape *s, int a)
 {
-    int64_t least = INT64_MAX, most = INT64_MIN;
-    int index[PHASE_MOST_STRIDE], count = 0;
-    if (axis.stride > PHASE_MOST_STRIDE || axis.kernel > PHASE_MOST_TAPS) return false;
+    const int64_t limit = (int64_t)1 << 30;
+    int count = 0;
+    if (axis.kernel > PHASE_MOST_TAPS) return false;
+    s->pitch[a] = axis.in;
     for (int r = 0; r < (int)axis.stride; r++) {
-        bool met = false;
-        for (int64_t k = 0; k < axis.kernel; k++)
-            met = met || convt3d__floor_mod(k * axis.dilation - axis.padding, axis.stride) == r;
-        if (met) s->residue[a][count] = (uint8_t)r;
-        index[r] = met ? count++ : -1;
+        int64_t least = INT64_MAX;
+        for (int64_t k = 0; k < axis.kernel; k++) {
+            const int64_t v = k * axis.dilation - axis.padding;
+            if (convt3d__floor_mod(v, axis.stride) != r) continue;
+            least = convt3d__min(least, convt3d__floor_div(v, axis.stride));
+            const int64_t q = convt3d__floor_div(v, axis.stride) - least;       // v grows with k: the first is the least
+            if (q > limit) return false;
+            s->at[a][k] = (uint8_t)count;
+            s->q[a][k] = (int32_t)q;
+            s->pitch[a] = convt3d__max(s->pitch[a], axis.in + q);
+        }
+        if (least == INT64_MAX) continue;
+        if (least > limit / axis.stride - 1 || least < -limit / axis.stride) return false;
+        s->begin[a][count++] = (int32_t)(least * axis.stride + r);
     }
-    for (int64_t k = 0; k < axis.kernel; k++) {
-        int64_t v = k * axis.dilation - axis.padding;
-        at[k] = (int16_t)index[convt3d__floor_mod(v, axis.stride)];
-        q[k] = convt3d__floor_div(v, axis.stride);
-        least = convt3d__min(least, q[k]);
-        most = convt3d__max(most, q[k]);
-    }
-    for (int64_t k = 0; k < axis.kernel; k++) q[k] -= least;
     s->count[a] = count;
-    s->first[a] = least * axis.stride;
-    s->pitch[a] = axis.in + most - least;
-    return true;
-}
-
-// The taps by rows (d, h) and columns (w): those of one w phase are `dilation / gcd` apart, in the order of k.
-static inline void phase_rows(const convt3d__plan *plan, PhaseShape *s, const int16_t (&at)[3][PHASE_MOST_TAPS],
-                              const int64_t (&q)[3][PHASE_MOST_TAPS])
-{
-    const int64_t h = plan->axis[1].kernel;
-    s->rows = (int)(plan->axis[0].kernel * h);
-    for (int r = 0; r < s->rows; r++) {
-        s->row_phase[r] = (uint16_t)(at[0][r / h] * s->count[1] + at[1][r % h]);
-        s->row_shift[r] = (int32_t)(q[0][r / h] * s->plane + q[1][r % h] * s->pitch[2]);
-    }
-    s->column_step = (int)plan->axis[2].in_step;
-    for (int i = 0; i < PHASE_MOST_STRIDE; i++) s->columns[i] = 0;
-    for (int k = 0; k < (int)plan->axis[2].kernel; k++) {
-        const int phase = at[2][k];
-        if (s->columns[phase] == 0) s->column_first[phase] = (int)q[2][k];
-        s->column_phase[k] = (uint8_t)phase;
-        s->column_index[k] = (uint16_t)s->columns[phase]++;
-    }
+    return s->pitch[a] <= limit;
 }
 
 // The phases of a problem's dy. Empty text, or why not.
 static inline const char *phase_shape(const convt3d__plan *plan, PhaseShape *s)
 {
     const int64_t limit = (int64_t)1 << 30;
-    int16_t at[3][PHASE_MOST_TAPS];
-    int64_t q[3][PHASE_MOST_TAPS];
     if (plan->taps > PHASE_MOST_TAPS) return "more than 400 taps";
     for (int a = 0; a < 3; a++) {
-        if (!phase_axis(plan->axis[a], s, a, at[a], q[a])) return "stride above 16";
-        if (s->pitch[a] > limit || s->first[a] > limit || s->first[a] < -limit) return "too many positions";
+        if (plan->axis[a].stride > PHASE_MOST_STRIDE) return "stride above 16";
+        if (!phase_axis(plan->axis[a], s, a)) return "too many positions";
     }
     s->plane = s->pitch[1] * s->pitch[2];
     if (s->plane > limit || s->pitch[0] * s->plane > limit) return "too many positions";
@@ -98,11 +71,10 @@ static inline const char *phase_shape(const convt3d__plan *plan, PhaseShape *s)
     s->taps = (int)plan->taps;
     s->phases = s->count[0] * s->count[1] * s->count[2];
     s->reach = 0;
-    phase_rows(plan, s, at, q);
     for (int k = 0; k < s->taps; k++) {
         int64_t w = plan->axis[2].kernel, h = plan->axis[1].kernel, kw = k % w, kh = k / w % h, kd = k / w / h;
-        s->phase[k] = (uint16_t)((at[0][kd] * s->count[1] + at[1][kh]) * s->count[2] + at[2][kw]);
-        s->shift[k] = (int32_t)(q[0][kd] * s->plane + q[1][kh] * s->pitch[2] + q[2][kw]);
+        s->phase[k] = (uint16_t)((s->at[0][kd] * s->count[1] + s->at[1][kh]) * s->count[2] + s->at[2][kw]);
+        s->shift[k] = (int32_t)(s->q[0][kd] * s->plane + s->q[1][kh] * s->pitch[2] + s->q[2][kw]);
         s->reach = convt3d__max(s->reach, s->shift[k]);
     }
     return "";
@@ -112,11 +84,12 @@ static inline const char *phase_shape(const convt3d__plan *plan, PhaseShape *s)
 struct PhaseProblem {
     PlanesProblem base;     // in: the tensor's size; d, h, w: positions of an axis; pitch: of all
     Divisor sample;         // positions of a sample
-    int first[3], step[3], count[3];
+    int step[3], count[3];
+    int begin[3][PHASE_MOST_STRIDE];
+    int lag;                // pairs: the second of the two is of the position `lag` later
     int pair;               // cells side by side in a part
     int lead;               // positions before the first, all zero
     uint32_t limit;         // COPY_16: exponent bits from which on a value is not finite, 0: not looked for
-    uint8_t residue[3][PHASE_MOST_STRIDE];
     float *sums;            // [row along d, h and cells][block of positions][channel of a cell]: for dbias, or null
     int *rough;             // [position / ROUGH_POSITIONS]: set where a high half alone has too few digits, or null
 };
@@ -184,8 +157,8 @@ struct PhasePlace {
         if (flat < p.lead) n = p.base.batch;
         first = rest == 0 && n < p.base.batch;
         uint32_t plane = divide(divide(rest, p.base.w, &column), p.base.h, &row);
-        d = (int)plane * p.step[0] + p.first[0] + p.residue[0][rd];
-        h = (int)row * p.step[1] + p.first[1] + p.residue[1][rh];
+        d = (int)plane * p.step[0] + p.begin[0][rd];
+        h = (int)row * p.step[1] + p.begin[1][rh];
         w = (int)column;
         inside = n < p.base.batch && plane < p.base.d.by && d >= 0 && d < p.base.in[0] && h >= 0 && h < p.base.in[1];
     }
@@ -208,7 +181,7 @@ __device__ __forceinline__ void phase_store(const PhaseProblem &p, int64_t row, 
 }
 
 // As planes_block of split.cuh, of one thread: its place, what it reads and where that goes. sum: of what it read.
-// base.pairs: the two w phases of a stride of 2, read together.
+// base.pairs: the two w phases of a stride of 2, read together; with a lag, the second of position 0 is read alone.
 template <int Kind>
 __device__ __forceinline__ void phase_thread(const PhaseProblem &p, const PhasePlace &at, int plane, int cell,
                                              int exponent, uint32_t *beyond, float (&sum)[CellKind<Kind>::Channels])
@@ -221,18 +194,30 @@ __device__ __forceinline__ void phase_thread(const PhaseProblem &p, const PhaseP
     const int channels = at.inside ? min(b.in_group - channel, (int)Cell::Channels) : 0;
     const Element *x = (const Element *)b.x + at.n * b.stride[0] + (g * b.in_group + channel) * b.stride[1] +
                        at.d * b.stride[2] + at.h * b.stride[3];
-    const int w = at.w * p.step[2] + p.first[2];
-    int64_t out = (int64_t)plane * p.count[2] * b.cells + cell;
+    const int64_t out = (int64_t)plane * p.count[2] * b.cells + cell;
+    const bool follows = p.lag == 0 || (at.w + 1 < (int)b.w.by && at.flat + 1 < b.pitch);   // there is a later position
+    auto single = [&](int r, int later) {
+        alignas(16) Element v[Cell::Channels] = {};
+        const int i = (at.w + later) * p.step[2] + p.begin[2][r];
+        if (i >= 0 && i < b.in[2] && channels > 0)
+            load_cell(x + i * b.stride[4], b.stride[1], channels, b.vectors, v);
+        phase_store<Kind>(p, out + r * b.cells, at.flat + later, cell, v, exponent, beyond);
+        if (p.sums)
+#pragma unroll
+            for (int c = 0; c < Cell::Channels; c++) sum[c] += phase_value(v[c], p.limit);
+    };
+    const int w = at.w * p.step[2] + p.begin[2][0];
     if (b.pairs && channels > 0 && w >= 0 && w + 1 < b.in[2]) {
         Pair v[Cell::Channels] = {};
 #pragma unroll
         for (int c = 0; c < Cell::Channels; c++) if (c < channels) v[c] = *(const Pair *)(x + c * b.stride[1] + w);
 #pragma unroll
-        for (int i = 0; i < 2; i++, out += b.cells) {
+        for (int i = 0; i < 2; i++) {
             Element one[Cell::Channels];
 #pragma unroll
             for (int c = 0; c < Cell::Channels; c++) one[c] = v[c].at[i];
-            phase_store<Kind>(p, out, at.flat, cell, one, exponent, beyond);
+            if (i == 1 && !follows) continue;
+            phase_store<Kind>(p, out + i * b.cells, at.flat + i * p.lag, cell, one, exponent, beyond);
         }
         if (p.sums)
 #pragma unroll
@@ -240,17 +225,9 @@ __device__ __forceinline__ void phase_thread(const PhaseProblem &p, const PhaseP
                 sum[c] += phase_value(v[c].at[0], p.limit) + phase_value(v[c].at[1], p.limit);
     } else {
 #pragma unroll 2
-        for (int r = 0; r < p.count[2]; r++, out += b.cells) {
-            alignas(16) Element v[Cell::Channels] = {};
-            const int i = w + p.residue[2][r];
-            if (i >= 0 && i < b.in[2] && channels > 0)
-                load_cell(x + i * b.stride[4], b.stride[1], channels, b.vectors, v);
-            phase_store<Kind>(p, out, at.flat, cell, v, exponent, beyond);
-            if (p.sums)
-#pragma unroll
-                for (int c = 0; c < Cell::Channels; c++) sum[c] += phase_value(v[c], p.limit);
-        }
+        for (int r = 0; r < p.count[2]; r++) if (r != 1 || follows) single(r, r == 1 ? p.lag : 0);
     }
+    if (p.lag > 0 && at.w == 0) single(1, 0);
 }
 
 // One block's share: PHASE_ROWS rows of planes, at SPLIT_THREADS positions. again: only samples whose first scale was
@@ -367,9 +344,10 @@ static inline GuessProblem phase_guess(const PhaseTensor &t, bool split, uint32_
 static inline bool phase_covers(const convt3d__plan *plan, const PhaseShape &s)
 {
     for (int a = 0; a < 3; a++) {
-        const int64_t stride = plan->axis[a].stride, least = s.first[a] / stride;
-        if (s.count[a] != stride || least > 0) return false;
-        if ((plan->axis[a].out - 1) / stride - least > s.pitch[a] - 1) return false;
+        const int64_t stride = plan->axis[a].stride;
+        if (s.count[a] != stride) return false;
+        for (int i = 0; i < s.count[a]; i++)
+            if (s.begin[a][i] >= stride || s.begin[a][i] + s.pitch[a] * stride < plan->axis[a].out) return false;
     }
     return true;
 }
@@ -403,19 +381,21 @@ PhaseProblem phase_problem(const PhaseTensor &t, const PhaseShape &s, bool phase
     for (int a = 0; a < 3; a++) {
         b.in[a] = (int)t.size[a];
         p.step[a] = phases ? (int)stride[a] : 1;
-        p.first[a] = phases ? (int)s.first[a] : 0;
         p.count[a] = phases ? s.count[a] : 1;
-        if (phases) memcpy(p.residue[a], s.residue[a], sizeof p.residue[a]);
+        if (phases) memcpy(p.begin[a], s.begin[a], sizeof p.begin[a]);
     }
     b.height = p.count[0] * p.count[1] * b.cells;
     bool vectors = (uintptr_t)t.data % 16 == 0 && t.stride[1] == 1 && l.in_group % Cell::Channels == 0;
-    bool pairs = p.step[2] == 2 && p.count[2] == 2 && t.stride[4] == 1 && (uintptr_t)t.data % (2 * size) == 0;
+    const int lag = (p.begin[2][0] + 1 - p.begin[2][1]) / 2;
+    bool pairs = p.step[2] == 2 && p.count[2] == 2 && t.stride[4] == 1 && (uintptr_t)t.data % (2 * size) == 0 &&
+                 lag >= 0 && lag <= 1;
     for (int a = 0; a < 5; a++) {
         vectors = vectors && (a == 1 || t.stride[a] * size % 16 == 0);
         pairs = pairs && (a == 4 || t.stride[a] % 2 == 0);
     }
     b.vectors = vectors;
     b.pairs = pairs;
+    p.lag = pairs ? lag : 0;
     return p;
 }
 

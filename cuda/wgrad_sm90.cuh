@@ -2,13 +2,15 @@
 //
 // Idea      dw[ic, oc, k] is a product of two matrices over all positions of the input: x [ic][position] and, for each
 //           tap, a plane of dy [oc][position + shift] (phases.cuh). Cells of eight channels are what wgmma calls
-//           MN-major, so both come from planes as they are, and a tap is an addition to an address. The columns of the
-//           product are cells of dy for each tap along d and h, NB/8 of them to a segment in shared memory, which
-//           serves all taps along w (of one w phase) by its distances: an entry is a segment at one of them. The rows
-//           are 8 cells of x; where there are fewer, the same cells again `stack` times, each one step of w behind the
-//           one before, so that an entry gives as many taps. A block takes 2*T entries; four warps copy, two
-//           warpgroups multiply T entries each. The sum over positions is cut into pieces, as the shape says; what they
-//           give is merged in order, in double. dbias is summed with dy's planes where these hold all of it.
+//           MN-major, so both come from planes as they are, and a tap is an addition to an address. The taps along the
+//           inner axes (w; or h and w; or all, by what is brought least) that meet one phase of dy are a class. The
+//           columns of the product are cells of dy for each tap along the outer axes, NB/8 of them to a segment in
+//           shared memory, which serves all taps of its class: an entry is a segment at the distance of one of them.
+//           The rows are 8 cells of x; where there are fewer, the same cells again `stack` times, each one step of w
+//           behind the one before, so that an entry gives as many taps. Four warps copy, two warpgroups multiply: T
+//           entries each or, where there are more than 8 cells of x (tall), both the same T, with 8 cells each. The sum
+//           over positions is cut into pieces, as the shape says; what they give is merged in order, in double. dbias
+//           is summed with dy's planes where these hold all of it.
 // f32       three f16 products of scaled halves (split.cuh), added to f32 registers after every 64 positions, with the
 //           scale of their sample. CONVT3D_TF32: the product of the high halves alone, which have tf32's digits but for
 //           values 2^28 times smaller than the largest of their sample; stages near such a value, which the pass that
@@ -39,7 +41,7 @@ namespace convt3d_cuda {
 
 enum { WGRAD_SPLIT = 0, WGRAD_F16 = 1, WGRAD_BF16 = 2, WGRAD_TF32 = 3 };
 enum { WGRAD_THREADS = 384, WGRAD_SHARED = 220 * 1024, WGRAD_MOST_STAGES = 6, WGRAD_HEAD = 512, WGRAD_SPREAD = 100 };
-enum { WGRAD_MOST_W = 128 };        // taps along w
+enum { WGRAD_MOST_INNER = 128, WGRAD_MOST_CLASSES = 64, WGRAD_MOST_PITCH = 1024 };
 
 template <int Mode> struct WgradMode;
 template <> struct WgradMode<WGRAD_SPLIT> { typedef float T; typedef __half Operand; enum { Kind = SPLIT_F16 }; };
@@ -47,35 +49,45 @@ template <> struct WgradMode<WGRAD_TF32> { typedef float T; typedef __half Opera
 template <> struct WgradMode<WGRAD_F16> { typedef __half T, Operand; enum { Kind = COPY_16 }; };
 template <> struct WgradMode<WGRAD_BF16> { typedef __nv_bfloat16 T, Operand; enum { Kind = COPY_16 }; };
 
-// One instance: T entries of NB columns a warpgroup.
-template <int Mode_, int NB_, int T_> struct WgradTile {
+// Positions of a stage.
+static constexpr int wgrad_k(int mode, int nb, int t, bool tall)
+{
+    return mode == WGRAD_SPLIT || mode == WGRAD_TF32 || (tall && t * nb > 256) ? 64 : 128;
+}
+
+// One instance: T entries of NB columns a warpgroup. Tall: the same for both, which have eight cells of x each.
+template <int Mode_, int NB_, int T_, bool Tall_> struct WgradTile {
     typedef typename WgradMode<Mode_>::T Element;
     typedef typename WgradMode<Mode_>::Operand Operand;
     static constexpr int Mode = Mode_, NB = NB_, T = T_, Kind = WgradMode<Mode_>::Kind;
     static constexpr int Parts = CellKind<Kind>::Parts, Cells = NB / 8;
     static constexpr bool Split = Kind == SPLIT_F16, Tf32 = Mode_ == WGRAD_TF32;
-    static constexpr int K = Split ? 64 : 128;                              // positions of a stage
+    static constexpr bool Tall = Tall_;
+    static constexpr int XBlocks = Tall ? 2 : 1, Entries = Tall ? T_ : 2 * T_;      // of a block of threads
+    static constexpr int K = wgrad_k(Mode_, NB_, T_, Tall_);
     static constexpr int Ping = T_ * NB_ / 2 + 2 * NB_ <= 192 ? 2 : 1;      // accumulators of a split, by registers
-    static constexpr int XCells = Parts * 8 * K;                            // of a stage
+    static constexpr int XCells = XBlocks * Parts * 8 * K;                  // of a stage
 };
 
 struct WgradProblem {
     const uint4 *x, *dy;
     const int *x_exponent, *y_exponent;     // of each sample, for a split
     const int *x_rough, *y_rough;           // of PhaseProblem
-    float *partial;                         // [piece][unit][entry][64][NB]
+    float *partial;                         // [piece][unit][entry][64 or, if tall, 128][NB]
     int batch, x_pitch, y_pitch, sample;    // positions: of a row of planes, of a sample
     int reach;                              // the last position of dy that a stage meets, from its first
     int chunks, piece;                      // stages of all samples; of a piece
     int units, m_blocks, tile_entries;      // of a super-group: blocks of input channels, of entries
-    int entries, rows;                      // of a super-group; taps along d and h
+    int entries, rows;                      // of a super-group; taps along the outer axes
     int x_cells, y_cells, x_super, y_super; // of all groups, of a super-group
     int x_lead, stack, step;                // zeros before x; copies of its cells, and their distance
     int pitch, segments, stages;            // of dy in shared memory
     Divisor sample_chunks;
-    int w_phases, first_entry[PHASE_MOST_STRIDE + 1], columns[PHASE_MOST_STRIDE];   // entries; of one segment
-    int column_first[PHASE_MOST_STRIDE];
-    uint16_t row_phase[PHASE_MOST_TAPS];
+    int classes;                            // phases along the inner axes; of each:
+    uint16_t first_entry[WGRAD_MOST_CLASSES + 1], columns[WGRAD_MOST_CLASSES];      // entries; of one segment,
+    uint16_t first_column[WGRAD_MOST_CLASSES], span[WGRAD_MOST_CLASSES];            // where in it, the last of these
+    uint16_t column[WGRAD_MOST_INNER];
+    uint16_t row_phase[PHASE_MOST_TAPS];    // of each row: its phase along the outer axes, and shift
     int32_t row_shift[PHASE_MOST_TAPS];
 };
 static_assert(sizeof(WgradProblem) <= 4096, "a kernel's parameters");
@@ -113,54 +125,57 @@ __device__ __forceinline__ uint64_t wgrad_descriptor(uint32_t address, uint32_t 
 
 // What a block multiplies: its input channels and entries, and where these lie in a stage.
 struct WgradTable {
-    int64_t row[16 * 8];                    // of each segment's cells: where in dy it begins, in cells; -1: none
+    int64_t row[16 * 16];                   // of each segment's cells: where in dy it begins, in cells; -1: none
     int offset[16];                         // of each entry, in cells from the stage's dy
-    int segments, rows;                     // and cells that there are
+    int length[16];                         // of each segment, in positions; its class; its block of NB/8 cells
+    int of_class[16], block[16];
+    int segments, cells;                    // cells: of all that there are
 };
 
 struct WgradUnit {
     int x_cell, x_cells, super, tile;
-    __device__ __forceinline__ WgradUnit(const WgradProblem &p, int unit)
+    __device__ __forceinline__ WgradUnit(const WgradProblem &p, int unit, int x_blocks)
     {
         tile = unit % p.tile_entries;
         int block = unit / p.tile_entries % p.m_blocks;
         super = unit / p.tile_entries / p.m_blocks;
         int end = min(p.x_cells, (super + 1) * p.x_super);
-        x_cell = super * p.x_super + block * 8;
-        x_cells = max(0, min(8, end - x_cell));
+        x_cell = super * p.x_super + block * x_blocks * 8;
+        x_cells = max(0, min(x_blocks * 8, end - x_cell));
     }
 };
 
-// The cells of one segment: block of NB/8 of them, of a w phase.
-template <class C>
-__device__ void wgrad_segment(const WgradProblem &p, const WgradUnit &unit, int w_phase, int block, WgradTable *t)
-{
-    for (int i = 0; i < C::Cells; i++) {
-        const int column = block * C::Cells + i, row = column / p.y_super;
-        const int cell = unit.super * p.y_super + column - row * p.y_super;
-        const bool real = row < p.rows && cell < p.y_cells;
-        t->row[t->segments * 8 + i] =
-            real ? (int64_t)((p.row_phase[row] * p.w_phases + w_phase) * p.y_cells + cell) * C::Parts * p.y_pitch +
-                       p.row_shift[row] + p.column_first[w_phase] : -1;
-        t->rows += real;
-    }
-    t->segments++;
-}
-
+// By one thread: segments, and where entries lie in them.
 template <class C> __device__ void wgrad_table(const WgradProblem &p, const WgradUnit &unit, WgradTable *t)
 {
-    int last = -1;
-    t->segments = t->rows = 0;
-    for (int i = 0; i < 2 * C::T; i++) {
-        const int e = min(unit.tile * 2 * C::T + i, p.entries - 1);
-        int w = 0;
-        while (e >= p.first_entry[w + 1]) w++;
-        const int block = (e - p.first_entry[w]) / p.columns[w], column = e - p.first_entry[w] - block * p.columns[w];
+    int last = -1, of_class = 0;
+    t->segments = t->cells = 0;
+    for (int i = 0; i < C::Entries; i++) {
+        const int e = min(unit.tile * C::Entries + i, p.entries - 1);
+        while (e >= p.first_entry[of_class + 1]) of_class++;
+        const int columns = p.columns[of_class], block = (e - p.first_entry[of_class]) / columns;
+        const int column = e - p.first_entry[of_class] - block * columns;
         if (e - column != last) {
             last = e - column;
-            wgrad_segment<C>(p, unit, w, block, t);
+            t->of_class[t->segments] = of_class;
+            t->block[t->segments] = block;
+            t->length[t->segments++] = C::K + p.span[of_class];
         }
-        t->offset[i] = (t->segments - 1) * C::Parts * C::Cells * p.pitch + column * p.stack * p.step;
+        t->offset[i] = (t->segments - 1) * C::Parts * C::Cells * p.pitch +
+                       p.column[p.first_column[of_class] + column];
+    }
+}
+
+// By all threads: the cells of segments.
+template <class C> __device__ void wgrad_rows(const WgradProblem &p, const WgradUnit &unit, WgradTable *t)
+{
+    for (int i = threadIdx.x; i < t->segments * C::Cells; i += WGRAD_THREADS) {
+        const int s = i / C::Cells, column = t->block[s] * C::Cells + i - s * C::Cells, row = column / p.y_super;
+        const int cell = unit.super * p.y_super + column - row * p.y_super;
+        const bool real = row < p.rows && cell < p.y_cells;
+        t->row[i] = real ? (int64_t)((p.row_phase[row] * p.classes + t->of_class[s]) * p.y_cells + cell) * C::Parts *
+                           p.y_pitch + p.row_shift[row] : -1;
+        if (real) atomicAdd(&t->cells, t->length[s]);
     }
 }
 
@@ -194,8 +209,8 @@ __device__ __forceinline__ void wgrad_load(const WgradProblem &p, const WgradUni
 {
     const int worker = threadIdx.x % 32 * 4 + threadIdx.x % 128 / 32, x_rows = unit.x_cells * p.stack;
     const int stage_cells = C::XCells + p.segments * C::Parts * C::Cells * p.pitch;
-    const int width = p.stack > 1 ? p.x_super : 8;                      // of a copy of x
-    const uint32_t bytes = (uint32_t)(x_rows * C::K + t.rows * p.pitch) * 16;      // of a part
+    const int width = p.stack > 1 ? p.x_super : C::XBlocks * 8;         // of a copy of x
+    const uint32_t bytes = (uint32_t)(x_rows * C::K + t.cells) * 16;    // of a part
     int stage = 0, n;
     uint32_t parity = 1;
     for (int chunk = begin; chunk < end; chunk++) {
@@ -211,17 +226,17 @@ __device__ __forceinline__ void wgrad_load(const WgradProblem &p, const WgradUni
         if (worker < C::Parts * width * p.stack) {
             int part = worker % C::Parts, row = worker / C::Parts, behind = row / width, cell = row % width;
             if (cell < unit.x_cells && (all || part == 0))
-                bulk_load(base + (uint32_t)((part * 8 + row) * C::K) * 16,
+                bulk_load(base + (uint32_t)(((row / 8 * C::Parts + part) * 8 + row % 8) * C::K) * 16,
                           p.x + (int64_t)((unit.x_cell + cell) * C::Parts + part) * p.x_pitch + p.x_lead + position -
                               behind * p.step, C::K * 16, barrier);
         }
         for (int i = worker; i < t.segments * C::Parts * C::Cells; i += 128) {
             int s = i / (C::Parts * C::Cells), row = i % (C::Parts * C::Cells);
             int part = C::Parts == 2 ? 1 - row / C::Cells : 0;          // low halves first
-            int64_t from = t.row[s * 8 + row % C::Cells];
+            int64_t from = t.row[s * C::Cells + row % C::Cells];
             if (from >= 0 && (all || part == 0))
                 bulk_load(base + (uint32_t)(C::XCells + i * p.pitch) * 16,
-                          p.dy + (from + (int64_t)part * p.y_pitch + position), (uint32_t)p.pitch * 16, barrier);
+                          p.dy + (from + (int64_t)part * p.y_pitch + position), (uint32_t)t.length[s] * 16, barrier);
         }
         if (++stage == p.stages) { stage = 0;  parity ^= 1; }
     }
@@ -307,12 +322,13 @@ __device__ __forceinline__ void wgrad_consume(const WgradProblem &p, const Wgrad
 {
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), lane = threadIdx.x % 32;
     const int stage_cells = C::XCells + p.segments * C::Parts * C::Cells * p.pitch;
-    const uint64_t a0 = wgrad_descriptor(shared, C::K), b0 = wgrad_descriptor(shared + C::XCells * 16, p.pitch);
+    const uint64_t a0 = wgrad_descriptor(shared + (C::Tall ? group * C::Parts * 8 * C::K * 16 : 0), C::K);
+    const uint64_t b0 = wgrad_descriptor(shared + C::XCells * 16, p.pitch);
     int offset[C::T], stage = 0, n = -1, now;
     uint32_t parity = 0;
     float sum[C::T][C::NB / 2] = {}, scale = 1;
 #pragma unroll
-    for (int i = 0; i < C::T; i++) offset[i] = __shfl_sync(0xffffffffu, t.offset[group * C::T + i], 0);
+    for (int i = 0; i < C::T; i++) offset[i] = __shfl_sync(0xffffffffu, t.offset[(C::Tall ? 0 : group * C::T) + i], 0);
 #pragma unroll 1
     for (int chunk = begin; chunk < end; chunk++) {
         wgrad_position(p, chunk, C::K, &now);
@@ -331,7 +347,7 @@ __device__ __forceinline__ void wgrad_consume(const WgradProblem &p, const Wgrad
         if (lane == 0) barrier_arrive(empty + stage * 8);
         if (++stage == p.stages) { stage = 0;  parity ^= 1; }
     }
-    float *out = p.partial + ((int64_t)blockIdx.x * 2 + group) * C::T * 64 * C::NB +
+    float *out = p.partial + ((int64_t)blockIdx.x * 2 * C::T + group * (C::Tall ? 1 : C::T)) * 64 * C::NB +
                  (threadIdx.x % 128 / 32 * 16 + lane / 4) * C::NB + lane % 4 * 2;
 #pragma unroll
     for (int i = 0; i < C::T; i++)
@@ -339,7 +355,7 @@ __device__ __forceinline__ void wgrad_consume(const WgradProblem &p, const Wgrad
         for (int c = 0; c < C::NB / 2; c += 2) {
             float2 v = make_float2(sum[i][c], sum[i][c + 1]);
             if (C::Split) v = make_float2(scale_result(v.x, -least), scale_result(v.y, -least));
-            *(float2 *)(out + (i * 64 + c / 2 % 2 * 8) * C::NB + c / 4 * 8) = v;
+            *(float2 *)(out + (i * C::XBlocks * 64 + c / 2 % 2 * 8) * C::NB + c / 4 * 8) = v;
         }
 }
 
@@ -364,7 +380,7 @@ __global__ void __launch_bounds__(WGRAD_THREADS, 1) wgrad_kernel(const __grid_co
     __shared__ WgradTable table;
     __shared__ int least_shared, rough[WGRAD_MOST_STAGES];
     const uint32_t shared = (uint32_t)__cvta_generic_to_shared(wgrad_shared), full = shared, empty = shared + 64;
-    const WgradUnit unit(p, blockIdx.x % p.units);
+    const WgradUnit unit(p, blockIdx.x % p.units, C::XBlocks);
     const int begin = blockIdx.x / p.units * p.piece, end = min(p.chunks, begin + p.piece);
     if (threadIdx.x == 0) {
         wgrad_table<C>(p, unit, &table);
@@ -375,6 +391,8 @@ __global__ void __launch_bounds__(WGRAD_THREADS, 1) wgrad_kernel(const __grid_co
         barrier_init_done();
     }
     const int least = wgrad_least(p, &least_shared);
+    __syncthreads();
+    wgrad_rows<C>(p, unit, &table);
     __syncthreads();
     const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
     if (warp >= 8) {
@@ -398,6 +416,29 @@ struct WgradBias {
     int height, width, voxels;
 };
 
+// Of [begin, end) of a run of elements: 16 bytes at a time, added in f32, but for what is not aligned.
+template <class T> __device__ __forceinline__ double wgrad_run_sum(const T *from, int begin, int end)
+{
+    constexpr int N = 16 / (int)sizeof(T);
+    struct alignas(16) Lot { T v[N]; };
+    const int thread = (int)threadIdx.x;
+    const int head = min(end, begin + (int)(-(uintptr_t)(from + begin) % 16 / sizeof(T)));
+    const Lot *lots = (const Lot *)(from + head);
+    const int count = (end - head) / N, tail = head + count * N;
+    double sum = 0;
+    if (thread < head - begin) sum += (double)Number<T>::widen(from[begin + thread]);
+    if (thread < end - tail) sum += (double)Number<T>::widen(from[tail + thread]);
+#pragma unroll 8
+    for (int i = thread; i < count; i += SPLIT_THREADS) {
+        const Lot lot = lots[i];
+        float one = Number<T>::widen(lot.v[0]);
+#pragma unroll
+        for (int j = 1; j < N; j++) one += Number<T>::widen(lot.v[j]);
+        sum += (double)one;
+    }
+    return sum;
+}
+
 template <class T> __device__ __forceinline__ double wgrad_bias_sum(const WgradBias &p, int channel, int64_t part)
 {
     const T *dy = (const T *)p.dy + channel * p.stride[1];
@@ -408,14 +449,18 @@ template <class T> __device__ __forceinline__ double wgrad_bias_sum(const WgradB
     for (; at < end; n++) {             // sample by sample
         const int64_t stop = min(end, (n + 1) * p.voxels);
         const T *from = dy + n * p.stride[0];
-        const int first = (int)(at - n * p.voxels) + threadIdx.x / p.lanes, last = (int)(stop - n * p.voxels);
-#pragma unroll 8
-        for (int i = first; i < last; i += step) {
+        const int begin = (int)(at - n * p.voxels), last = (int)(stop - n * p.voxels);
+        at = stop;
+        if (p.lanes == 1 && p.linear && p.stride[4] == 1) {
+            sum += wgrad_run_sum(from, begin, last);
+            continue;
+        }
+#pragma unroll 4
+        for (int i = begin + threadIdx.x / p.lanes; i < last; i += step) {
             int64_t offset = p.linear ? i * p.stride[4] : i / p.width / p.height * p.stride[2] +
                                         i / p.width % p.height * p.stride[3] + i % p.width * p.stride[4];
             sum += (double)Number<T>::widen(from[offset]);
         }
-        at = stop;
     }
     return sum;
 }
@@ -477,10 +522,12 @@ struct WgradMerge {
     int64_t x_stride[5], y_stride[5], count;    // elements of dw
     int batch, pieces, units, tile, nb, accumulate, bias_parts, channels;
     int in_group, out_group, taps, x_cells_group, y_cells_group, x_super, y_super, y_cells;
-    int m_blocks, tile_entries, stack, sum_rows, sum_width;
-    // Of a tap along w: its entry in the first segment of its phase, entries of a segment, which copy of x it has.
-    uint16_t first_entry[WGRAD_MOST_W];
-    uint8_t columns[WGRAD_MOST_W], behind[WGRAD_MOST_W];
+    int m_blocks, m_cells, tile_entries, stack, sum_rows, sum_width;
+    // Of a tap along the inner axes: its entry in the first segment of its class, entries of a segment, which copy of x
+    // it has.
+    int inner;
+    uint16_t first_entry[WGRAD_MOST_INNER];
+    uint8_t columns[WGRAD_MOST_INNER], behind[WGRAD_MOST_INNER];
 };
 static_assert(sizeof(WgradMerge) <= 4096, "a kernel's parameters");
 
@@ -508,12 +555,13 @@ __device__ __forceinline__ int64_t wgrad_place(const WgradMerge &p, int ic, int 
 {
     const int g = ic / p.in_group, c = ic - g * p.in_group;
     const int x_cell = g * p.x_cells_group + c / 8, super = x_cell / p.x_super, x = x_cell - super * p.x_super;
-    const int row = tap / p.axis[2].kernel, kw = tap - row * p.axis[2].kernel;
+    const int row = tap / p.inner, k = tap - row * p.inner;
     const int column = row * p.y_super + g * p.y_cells_group + oc / 8 - super * p.y_super, cells = p.nb / 8;
-    const int entry = p.first_entry[kw] + column / cells * p.columns[kw];
-    const int unit = (super * p.m_blocks + x / 8) * p.tile_entries + entry / p.tile;
-    const int m = p.stack > 1 ? p.behind[kw] * p.x_super + x : x % 8;
-    return (((int64_t)unit * p.tile + entry % p.tile) * 64 + m * 8 + c % 8) * p.nb + column % cells * 8 + oc % 8;
+    const int entry = p.first_entry[k] + column / cells * p.columns[k];
+    const int unit = (super * p.m_blocks + x / p.m_cells) * p.tile_entries + entry / p.tile;
+    const int m = p.stack > 1 ? p.behind[k] * p.x_super + x : x % p.m_cells;
+    const int64_t at = (((int64_t)unit * p.tile + entry % p.tile) * p.m_cells + m) * 8 + c % 8;
+    return at * p.nb + column % cells * 8 + oc % 8;
 }
 
 template <class T> __device__ __forceinline__ void wgrad_put(T *to, double value, bool accumulate)
@@ -592,7 +640,7 @@ __global__ void __launch_bounds__(SPLIT_THREADS) wgrad_merge_kernel(const __grid
         }
         return;
     }
-    const int64_t size = (int64_t)p.units * p.tile * 64 * p.nb;
+    const int64_t size = (int64_t)p.units * p.tile * p.m_cells * 8 * p.nb;
     for (int64_t i = thread; i < p.count; i += threads) {
         int pair = (int)(i / p.taps), ic = pair / p.out_group;
         const float *from = p.partial + wgrad_place(p, ic, pair - ic * p.out_group, (int)(i - (int64_t)pair * p.taps));
@@ -607,12 +655,19 @@ __global__ void __launch_bounds__(SPLIT_THREADS) wgrad_merge_kernel(const __grid
 
 struct WgradShape {
     PhaseShape phases;
-    int mode, nb, t, k, parts;              // the instance; positions of a stage
+    int mode, nb, t, tall, k, parts;        // the instance; positions of a stage
     int x_cells_group, y_cells_group, x_cells, y_cells, x_super, y_super, supers, m_blocks;
     int super, stack, entries, tile_entries, units;     // super: groups of one
-    int first_entry[PHASE_MOST_STRIDE + 1], columns[PHASE_MOST_STRIDE];
-    int pitch, segments, stages, chunks, piece, pieces;
+    // Taps along the outer axes are rows, those along the inner ones columns, by classes: as of WgradProblem.
+    int outer, inner, rows, classes, column_step;
+    uint16_t row_phase[PHASE_MOST_TAPS], first_entry[WGRAD_MOST_CLASSES + 1], columns[WGRAD_MOST_CLASSES];
+    uint16_t first_column[WGRAD_MOST_CLASSES], span[WGRAD_MOST_CLASSES], column[WGRAD_MOST_INNER];
+    int32_t row_shift[PHASE_MOST_TAPS];
+    uint8_t tap_class[WGRAD_MOST_INNER], tap_column[WGRAD_MOST_INNER], tap_behind[WGRAD_MOST_INNER];
+    int pitch, segments, stages, chunks, sample_chunks, piece, pieces;  // chunks: of all samples
     int64_t sample, x_pitch, y_pitch, x_lead;
+    int tile() const { return tall ? t : 2 * t; }
+    int m_cells() const { return tall ? 16 : 8; }
 };
 
 static int wgrad_mode(const convt3d_desc &d)
@@ -621,18 +676,34 @@ static int wgrad_mode(const convt3d_desc &d)
                                   : d.math == CONVT3D_TF32 ? WGRAD_TF32 : WGRAD_SPLIT;
 }
 
-// The instances, and the entries of a warpgroup that each may have.
-struct WgradInstance { int nb, t; };
-static const WgradInstance wgrad_instances[] = {{64, 4}, {64, 3}, {64, 2}, {48, 3}, {32, 4}, {16, 8}};
+// The instances: columns, entries of a warpgroup, whether tall. From the tenth on: only where one product of 16-bit
+// operands does, for registers.
+struct WgradInstance { int nb, t, tall; };
+static const WgradInstance wgrad_instances[] = {{64, 4, 0}, {64, 3, 0}, {64, 2, 0}, {48, 3, 0}, {32, 4, 0}, {16, 8, 0},
+                                                {64, 4, 1}, {64, 3, 1}, {64, 2, 1},
+                                                {64, 6, 0}, {64, 6, 1}, {128, 3, 0}, {128, 2, 0}, {128, 3, 1},
+                                                {128, 2, 1}};
+enum { WGRAD_INSTANCES = 15, WGRAD_OF_SPLIT = 9 };
 
 template <int Mode, class Act> auto wgrad_with_block(const WgradShape &s, Act act)
 {
-    if (s.nb == 64 && s.t == 4) return act(WgradTile<Mode, 64, 4>());
-    if (s.nb == 64 && s.t == 3) return act(WgradTile<Mode, 64, 3>());
-    if (s.nb == 64) return act(WgradTile<Mode, 64, 2>());
-    if (s.nb == 48) return act(WgradTile<Mode, 48, 3>());
-    if (s.nb == 32) return act(WgradTile<Mode, 32, 4>());
-    return act(WgradTile<Mode, 16, 8>());
+    if constexpr (Mode == WGRAD_F16 || Mode == WGRAD_BF16) {
+        if (s.nb == 128 && s.tall && s.t == 3) return act(WgradTile<Mode, 128, 3, true>());
+        if (s.nb == 128 && s.tall) return act(WgradTile<Mode, 128, 2, true>());
+        if (s.nb == 128 && s.t == 3) return act(WgradTile<Mode, 128, 3, false>());
+        if (s.nb == 128) return act(WgradTile<Mode, 128, 2, false>());
+        if (s.t == 6 && s.tall) return act(WgradTile<Mode, 64, 6, true>());
+        if (s.t == 6) return act(WgradTile<Mode, 64, 6, false>());
+    }
+    if (s.tall && s.t == 4) return act(WgradTile<Mode, 64, 4, true>());
+    if (s.tall && s.t == 3) return act(WgradTile<Mode, 64, 3, true>());
+    if (s.tall) return act(WgradTile<Mode, 64, 2, true>());
+    if (s.nb == 64 && s.t == 4) return act(WgradTile<Mode, 64, 4, false>());
+    if (s.nb == 64 && s.t == 3) return act(WgradTile<Mode, 64, 3, false>());
+    if (s.nb == 64) return act(WgradTile<Mode, 64, 2, false>());
+    if (s.nb == 48) return act(WgradTile<Mode, 48, 3, false>());
+    if (s.nb == 32) return act(WgradTile<Mode, 32, 4, false>());
+    return act(WgradTile<Mode, 16, 8, false>());
 }
 template <class Act> auto wgrad_instance(const WgradShape &s, Act act)
 {
@@ -644,122 +715,233 @@ template <class Act> auto wgrad_instance(const WgradShape &s, Act act)
     return wgrad_with_block<WGRAD_SPLIT>(s, act);
 }
 
-// What a super-group of `super` groups and a stack come to, for the instance of s.
-static void wgrad_entries(WgradShape *s, int64_t groups, int super, int stack)
+// A tap along the axes from `first` to `end`, the last counting fastest: its phase along these, and shift.
+struct WgradTap { int phase, k[3]; int64_t shift; };
+
+static WgradTap wgrad_tap(const convt3d__plan *plan, const PhaseShape &p, int first, int end, int index)
 {
-    const PhaseShape &p = s->phases;
-    s->super = super;  s->stack = stack;
-    s->supers = (int)convt3d__ceil_div(groups, super);
-    s->x_super = super * s->x_cells_group;  s->y_super = super * s->y_cells_group;
-    s->m_blocks = (s->x_super * stack + 7) / 8;
-    const int blocks = (int)convt3d__ceil_div((int64_t)p.rows * s->y_super, s->nb / 8);
-    s->first_entry[0] = 0;
-    for (int w = 0; w < p.count[2]; w++) {
-        s->columns[w] = (p.columns[w] + stack - 1) / stack;
-        s->first_entry[w + 1] = s->first_entry[w] + blocks * s->columns[w];
+    const int64_t scale[3] = {p.plane, p.pitch[2], 1};
+    WgradTap t = {0, {0, 0, 0}, 0};
+    for (int a = end - 1, rest = index; a >= first; a--) {
+        t.k[a] = rest % (int)plan->axis[a].kernel;
+        rest /= (int)plan->axis[a].kernel;
     }
-    s->entries = s->first_entry[p.count[2]];
-    s->tile_entries = (int)convt3d__ceil_div(s->entries, 2 * s->t);
+    for (int a = first; a < end; a++) {
+        t.phase = t.phase * p.count[a] + p.at[a][t.k[a]];
+        t.shift += p.q[a][t.k[a]] * scale[a];
+    }
+    return t;
 }
 
-// Segments of the tile that has most of them: as wgrad_table counts them.
-static int wgrad_segments(const WgradShape &s)
+// Rows and columns, the axes from `outer` on being the inner ones; `stack` taps along w to a column. False: too many.
+static bool wgrad_classes(const convt3d__plan *plan, WgradShape *s, int outer, int stack)
+{
+    const PhaseShape &p = s->phases;
+    const int step = (int)plan->axis[2].in_step;
+    int across[PHASE_MOST_STRIDE] = {}, rows[WGRAD_MOST_CLASSES] = {};      // taps along w of its phases; of the rest
+    s->outer = outer;  s->stack = stack;  s->column_step = step;
+    s->rows = s->inner = s->classes = 1;
+    for (int a = 0; a < 3; a++) {
+        if (a < outer) s->rows *= (int)plan->axis[a].kernel;
+        else {
+            s->inner *= (int)plan->axis[a].kernel;
+            s->classes *= p.count[a];
+        }
+    }
+    if (s->inner > WGRAD_MOST_INNER || s->classes > WGRAD_MOST_CLASSES) return false;
+    for (int r = 0; r < s->rows; r++) {
+        const WgradTap t = wgrad_tap(plan, p, 0, outer, r);
+        s->row_phase[r] = (uint16_t)t.phase;
+        s->row_shift[r] = (int32_t)t.shift;
+    }
+    for (int k = 0; k < (int)plan->axis[2].kernel; k++) across[p.at[2][k]]++;
+    for (int i = 0; i < s->inner; i++) {
+        const WgradTap t = wgrad_tap(plan, p, outer, 3, i);
+        rows[t.phase] += p.q[2][t.k[2]] == 0;
+    }
+    for (int c = 0, first = 0; c < s->classes; c++) {
+        s->first_column[c] = (uint16_t)first;
+        s->columns[c] = (uint16_t)(rows[c] * ((across[c % p.count[2]] + stack - 1) / stack));
+        s->span[c] = 0;
+        first += s->columns[c];
+        rows[c] = 0;
+    }
+    for (int i = 0; i < s->inner; i++) {
+        const WgradTap t = wgrad_tap(plan, p, outer, 3, i);
+        const int index = p.q[2][t.k[2]] / step, of_class = t.phase, w = p.at[2][t.k[2]];
+        const int64_t at = t.shift - index % stack * step;
+        if (index == 0) rows[of_class]++;
+        if (at > WGRAD_MOST_PITCH) return false;
+        s->tap_class[i] = (uint8_t)of_class;
+        s->tap_column[i] = (uint8_t)((rows[of_class] - 1) * ((across[w] + stack - 1) / stack) + index / stack);
+        s->tap_behind[i] = (uint8_t)(index % stack);
+        s->column[s->first_column[of_class] + s->tap_column[i]] = (uint16_t)at;
+        s->span[of_class] = (uint16_t)convt3d__max(s->span[of_class], at);
+    }
+    return true;
+}
+
+// What a super-group of `super` groups comes to, for the instance and classes of s. False: too much.
+static bool wgrad_entries(WgradShape *s, int64_t groups, int super)
+{
+    int64_t entries = 0, blocks;
+    int span = 0;
+    s->super = super;
+    s->supers = (int)convt3d__ceil_div(groups, super);
+    s->x_super = super * s->x_cells_group;  s->y_super = super * s->y_cells_group;
+    s->m_blocks = (s->x_super * s->stack + s->m_cells() - 1) / s->m_cells();
+    blocks = convt3d__ceil_div((int64_t)s->rows * s->y_super, s->nb / 8);
+    for (int c = 0; c < s->classes; c++) {
+        s->first_entry[c] = (uint16_t)entries;
+        entries += blocks * s->columns[c];
+        span = (int)convt3d__max(span, s->span[c]);
+        if (entries > 65535) return false;
+    }
+    s->first_entry[s->classes] = (uint16_t)entries;
+    s->entries = (int)entries;
+    s->tile_entries = (int)convt3d__ceil_div(entries, s->tile());
+    s->pitch = s->k + span;
+    if ((int64_t)s->tile_entries * s->supers * s->m_blocks > 1 << 20) return false;
+    s->units = s->supers * s->m_blocks * s->tile_entries;
+    return s->pitch <= WGRAD_MOST_PITCH;
+}
+
+// Segments of the tile that has most of them, as wgrad_table counts them. cells: of dy that a tile's stage brings, in
+// the mean, of one part.
+static int wgrad_segments(const WgradShape &s, double *cells)
 {
     int most = 0;
-    for (int tile = 0; tile < s.tile_entries; tile++) {
+    int64_t positions = 0;
+    for (int tile = 0, c = 0; tile < s.tile_entries; tile++) {
         int count = 0, last = -1;
-        for (int i = 0; i < 2 * s.t; i++) {
-            int e = (int)convt3d__min(tile * 2 * s.t + i, s.entries - 1), w = 0;
-            while (e >= s.first_entry[w + 1]) w++;
-            int begin = e - (e - s.first_entry[w]) % s.columns[w];
-            count += begin != last;
+        for (int i = 0; i < s.tile(); i++) {
+            const int e = (int)convt3d__min(tile * s.tile() + i, s.entries - 1);
+            while (e >= s.first_entry[c + 1]) c++;
+            const int begin = e - (e - s.first_entry[c]) % s.columns[c];
+            if (begin != last) {
+                count++;
+                positions += s.k + s.span[c];
+            }
             last = begin;
         }
         most = (int)convt3d__max(most, count);
     }
+    *cells = (double)positions * (s.nb / 8) / s.tile_entries;
     return most;
 }
 
-// The last distance of an entry from its segment's first.
-static int wgrad_span(const WgradShape &s)
-{
-    int most = 0;
-    for (int w = 0; w < s.phases.count[2]; w++)
-        most = (int)convt3d__max(most, (s.columns[w] - 1) * s.stack * s.phases.column_step);
-    return most;
-}
-
-// Cycles of a stage: the matrix unit's, or those of fetching its operands from the second-level cache.
-static double wgrad_cycles(int mode, int nb, int t, int k, double cells)
+// Cycles of a stage: the matrix unit's, those of its reading shared memory, where `cells` arrive besides, or those of
+// fetching these from the second-level cache.
+static double wgrad_cycles(const WgradShape &s, double cells)
 {
     auto one = [](double n) { return n / 2 > 16 + n / 4 ? n / 2 : 16 + n / 4; };
-    double step = mode == WGRAD_SPLIT ? one(2 * nb) + one(nb) : one(nb);
-    if (mode == WGRAD_TF32) cells /= 2;
-    return convt3d__max(1, (int64_t)(step * 2 * t * k / 16 + 100 > cells * 16 / 24 ? step * 2 * t * k / 16 + 100
-                                                                                   : cells * 16 / 24));
-}
-
-// The instance, groups together and copies of x that take the least time. False: none has room for two stages.
-static bool wgrad_choose(WgradShape *s, int64_t groups, double *cycles)
-{
-    WgradShape best = *s, now = *s;
-    double least = 0;
-    int columns = 1;
-    for (int w = 0; w < s->phases.count[2]; w++) columns = (int)convt3d__max(columns, s->phases.columns[w]);
-    for (const WgradInstance &i : wgrad_instances)
-        for (int super = 1; super <= groups && (super == 1 || super * s->x_cells_group <= 8); super++)
-            for (int stack = 1; stack <= columns && (stack == 1 || stack * super * s->x_cells_group <= 8); stack++) {
-                now.nb = i.nb;  now.t = i.t;
-                wgrad_entries(&now, groups, super, stack);
-                now.pitch = now.k + wgrad_span(now);
-                if (now.entries > 65535 || now.pitch > 256) continue;
-                if ((int64_t)now.tile_entries * now.supers * now.m_blocks > 1 << 20) continue;
-                // Before looking closely: what the products alone would take.
-                double units = (double)now.supers * now.m_blocks * now.tile_entries;
-                if (least != 0 && units * wgrad_cycles(now.mode, i.nb, i.t, now.k, 0) > least) continue;
-                now.segments = wgrad_segments(now);
-                const int64_t stage = (int64_t)now.parts * (8 * now.k + now.segments * (i.nb / 8) * now.pitch);
-                now.stages = (int)convt3d__min((WGRAD_SHARED - WGRAD_HEAD) / (stage * 16), WGRAD_MOST_STAGES);
-                if (now.stages < 2) continue;
-                double time = units * wgrad_cycles(now.mode, i.nb, i.t, now.k, (double)stage);
-                if (least != 0 && time > least * 0.999) continue;
-                least = time;
-                best = now;
-            }
-    *s = best;
-    if (least > 0) *cycles = least / ((double)best.supers * best.m_blocks * best.tile_entries);
-    return least > 0;
+    const double steps = 2 * s.t * s.k / 16, bytes = 16 * (s.mode == WGRAD_SPLIT ? cells : cells / s.parts);
+    double cycles = steps * (s.mode == WGRAD_SPLIT ? one(2 * s.nb) + one(s.nb) : one(s.nb));
+    const double shared = steps * (16 + s.nb / 4) + bytes / 128;
+    if (s.mode != WGRAD_SPLIT && cycles < shared) cycles = shared;
+    return cycles + 100 > bytes / 24 ? cycles + 100 : bytes / 24;
 }
 
 // Pieces of the sum over positions, by the shape alone: what a card of 132 multiprocessors takes least time for.
-static double wgrad_cut(WgradShape *s, int64_t chunks, double cycles)
+static double wgrad_cut(WgradShape *s, double cycles)
 {
     const double merge = (double)s->units * 2 * s->t * 64 * s->nb * 4 * 2 / 3e12 * 1.6e9;   // cycles of one piece
     double least = 0;
     int64_t best = 1;
-    for (int64_t pieces = 1; pieces <= 264 && pieces <= chunks; pieces++) {
+    for (int64_t pieces = 1; pieces <= 264 && pieces <= s->chunks; pieces++) {
         double rounds = (double)convt3d__ceil_div(s->units * pieces, 132);
-        double time = rounds * ((double)convt3d__ceil_div(chunks, pieces) * cycles + 4000) + (double)pieces * merge;
+        double time = rounds * ((double)convt3d__ceil_div(s->chunks, pieces) * cycles + 4000) + (double)pieces * merge;
         if (least != 0 && time > least * 0.99) continue;
         least = time;
         best = pieces;
     }
-    s->piece = (int)convt3d__ceil_div(chunks, best);
-    s->pieces = (int)convt3d__ceil_div(chunks, s->piece);
+    s->piece = (int)convt3d__ceil_div(s->chunks, best);
+    s->pieces = (int)convt3d__ceil_div(s->chunks, s->piece);
     return least;
+}
+
+// The stages of all positions: sample by sample, or, where samples have no scales, over all of them where that is less.
+// False: too many.
+static bool wgrad_positions(const convt3d__plan *plan, WgradShape *s)
+{
+    const convt3d_desc &d = plan->desc;
+    const PhaseShape &p = s->phases;
+    const int64_t limit = (int64_t)1 << 30;
+    const int64_t last = ((d.in_size[0] - 1) * p.pitch[1] + d.in_size[1] - 1) * p.pitch[2] + d.in_size[2];
+    s->x_lead = (s->stack - 1) * s->column_step;
+    int64_t chunks = convt3d__ceil_div(last + s->x_lead, s->k);
+    s->sample = convt3d__max(convt3d__ceil_div(p.sample, s->k), chunks) * s->k;
+    if (s->sample > limit / d.batch || p.reach > limit) return false;
+    const int64_t all = convt3d__ceil_div((d.batch - 1) * p.sample + last + s->x_lead, s->k);
+    s->sample_chunks = (int)chunks;
+    chunks *= d.batch;
+    if (s->parts == 1 && all < chunks) {
+        s->sample_chunks = (int)all;
+        s->sample = p.sample;
+        chunks = all;
+    }
+    const int64_t positions = convt3d__max(d.batch * s->sample, chunks * s->k);
+    s->chunks = (int)chunks;
+    s->x_pitch = s->x_lead + positions;
+    s->y_pitch = positions + (p.reach + 256 + s->k) / 64 * 64;
+    return s->y_pitch / 128 * p.phases <= INT32_MAX / 4 / (s->x_cells + s->y_cells);
+}
+
+// What the best choice so far must be beaten by.
+struct WgradChoice {
+    WgradShape best;
+    double least = 0;
+    // s has its instance and classes; `super` groups together.
+    void look(const convt3d__plan *plan, WgradShape *s, int super)
+    {
+        double cells;
+        if (!wgrad_entries(s, plan->desc.groups, super) || !wgrad_positions(plan, s)) return;
+        // Before looking closely: what the products alone would take.
+        if (least != 0 && (double)s->units * s->chunks * wgrad_cycles(*s, 0) / 132 > least) return;
+        s->segments = wgrad_segments(*s, &cells);
+        const int64_t stage = (int64_t)s->parts * (s->m_cells() * s->k + s->segments * (s->nb / 8) * s->pitch);
+        s->stages = (int)convt3d__min((WGRAD_SHARED - WGRAD_HEAD) / (stage * 16), WGRAD_MOST_STAGES);
+        if (s->stages < 2) return;
+        const double time = wgrad_cut(s, wgrad_cycles(*s, s->parts * (s->m_cells() * s->k + cells)));
+        if (least != 0 && time > least * 0.999) return;
+        least = time;
+        best = *s;
+    }
+};
+
+// The instance, axes within segments, groups together and copies of x that take the least time; its cycles, or 0 where
+// none has room for two stages.
+static double wgrad_choose(const convt3d__plan *plan, WgradShape *s)
+{
+    const bool split = s->parts == 2;
+    const int cells = s->x_cells_group;
+    WgradChoice choice;
+    int across[PHASE_MOST_STRIDE] = {}, columns = 1;
+    for (int k = 0; k < (int)plan->axis[2].kernel; k++)
+        columns = (int)convt3d__max(columns, ++across[s->phases.at[2][k]]);
+    for (int outer = 2; outer >= 0; outer--)
+        for (int stack = 1; stack <= columns && (stack == 1 || stack * cells <= 8); stack++) {
+            if (!wgrad_classes(plan, s, outer, stack)) continue;
+            for (int i = 0; i < (split ? WGRAD_OF_SPLIT : WGRAD_INSTANCES); i++) {
+                s->nb = wgrad_instances[i].nb;  s->t = wgrad_instances[i].t;  s->tall = wgrad_instances[i].tall;
+                s->k = wgrad_k(s->mode, s->nb, s->t, s->tall);
+                if (s->tall && (stack > 1 || cells <= 8)) continue;
+                for (int super = 1; super <= plan->desc.groups && (super == 1 || super * stack * cells <= 8); super++)
+                    choice.look(plan, s, super);
+            }
+        }
+    if (choice.least > 0) *s = choice.best;
+    return choice.least;
 }
 
 // Everything the launches need, from the plan alone. Empty text, or why not. cycles: of the products.
 static const char *wgrad_shape(const convt3d__plan *plan, WgradShape *s, double *cycles)
 {
     const convt3d_desc &d = plan->desc;
-    const int64_t limit = (int64_t)1 << 30;
     const char *why = phase_shape(plan, &s->phases);
     if (*why) return why;
     s->mode = wgrad_mode(d);
-    const bool split = s->mode == WGRAD_SPLIT || s->mode == WGRAD_TF32;
-    s->k = split ? 64 : 128;
-    s->parts = split ? 2 : 1;
+    s->parts = s->mode == WGRAD_SPLIT || s->mode == WGRAD_TF32 ? 2 : 1;
     if (plan->in_group > 65536 || plan->out_group > 65536 || d.groups > 65536 || plan->w_count > INT32_MAX)
         return "too many channels";
     s->x_cells_group = (int)convt3d__ceil_div(plan->in_group, 8);
@@ -767,22 +949,9 @@ static const char *wgrad_shape(const convt3d__plan *plan, WgradShape *s, double 
     if (d.groups * s->x_cells_group > 65536 || d.groups * s->y_cells_group > 65536) return "too many channels";
     s->x_cells = (int)d.groups * s->x_cells_group;
     s->y_cells = (int)d.groups * s->y_cells_group;
-    s->sample = convt3d__ceil_div(s->phases.sample, s->k) * s->k;
-    const int64_t last = ((d.in_size[0] - 1) * s->phases.pitch[1] + d.in_size[1] - 1) * s->phases.pitch[2] +
-                         d.in_size[2];
-    double stage;
-    if (plan->axis[2].kernel > WGRAD_MOST_W) return "more than 128 taps along w";
-    if (!wgrad_choose(s, d.groups, &stage)) return "taps too far apart for shared memory";
-    s->x_lead = (s->stack - 1) * s->phases.column_step;
-    s->chunks = (int)convt3d__ceil_div(last + s->x_lead, s->k);
-    s->sample = convt3d__max(s->sample, (int64_t)s->chunks * s->k);
-    if (s->sample > limit / d.batch || s->phases.reach > limit) return "too many positions";
-    s->x_pitch = s->x_lead + d.batch * s->sample;
-    s->y_pitch = d.batch * s->sample + (s->phases.reach + 256 + s->k) / 64 * 64;
-    if (s->y_pitch / 128 * s->phases.phases > INT32_MAX / 4 / (s->x_cells + s->y_cells)) return "too many positions";
-    s->units = s->supers * s->m_blocks * s->tile_entries;
-    *cycles = wgrad_cut(s, d.batch * s->chunks, stage);
-    return "";
+    if (plan->axis[2].kernel > WGRAD_MOST_INNER) return "more than 128 taps along w";
+    *cycles = wgrad_choose(plan, s);
+    return *cycles > 0 ? "" : "too many positions, or taps too far apart for shared memory";
 }
 
 struct WgradLayout {
@@ -855,19 +1024,21 @@ static WgradProblem wgrad_problem(const convt3d__plan *plan, const convt3d_io *i
     p.partial = (float *)((char *)io->workspace + l.partial);
     p.batch = (int)plan->desc.batch;
     p.x_pitch = (int)s.x_pitch;  p.y_pitch = (int)s.y_pitch;  p.sample = (int)s.sample;
-    p.chunks = (int)(plan->desc.batch * s.chunks);  p.piece = s.piece;
+    p.chunks = s.chunks;  p.piece = s.piece;
     p.units = s.units;  p.m_blocks = s.m_blocks;  p.tile_entries = s.tile_entries;
-    p.entries = s.entries;  p.rows = s.phases.rows;
+    p.entries = s.entries;  p.rows = s.rows;
     p.x_cells = s.x_cells;  p.y_cells = s.y_cells;  p.x_super = s.x_super;  p.y_super = s.y_super;
-    p.x_lead = (int)s.x_lead;  p.stack = s.stack;  p.step = s.phases.column_step;
+    p.x_lead = (int)s.x_lead;  p.stack = s.stack;  p.step = s.column_step;
     p.pitch = s.pitch;  p.segments = s.segments;  p.stages = s.stages;
-    p.sample_chunks = divisor_of(s.chunks);
-    p.w_phases = s.phases.count[2];
+    p.sample_chunks = divisor_of(s.sample_chunks);
+    p.classes = s.classes;
     memcpy(p.first_entry, s.first_entry, sizeof p.first_entry);
     memcpy(p.columns, s.columns, sizeof p.columns);
-    memcpy(p.column_first, s.phases.column_first, sizeof p.column_first);
-    memcpy(p.row_phase, s.phases.row_phase, sizeof p.row_phase);
-    memcpy(p.row_shift, s.phases.row_shift, sizeof p.row_shift);
+    memcpy(p.first_column, s.first_column, sizeof p.first_column);
+    memcpy(p.span, s.span, sizeof p.span);
+    memcpy(p.column, s.column, sizeof p.column);
+    memcpy(p.row_phase, s.row_phase, sizeof p.row_phase);
+    memcpy(p.row_shift, s.row_shift, sizeof p.row_shift);
     return p;
 }
 
@@ -889,21 +1060,21 @@ static WgradMerge wgrad_merge(const convt3d__plan *plan, const convt3d_io *io, c
     for (int a = 0; a < 3; a++) p.axis[a] = axis_of<int32_t>(plan->axis[a]);
     for (int i = 0; i < 5; i++) { p.x_stride[i] = d.x_stride[i];  p.y_stride[i] = d.dy_stride[i]; }
     p.count = plan->w_count;
-    p.batch = (int)d.batch;  p.pieces = s.pieces;  p.units = s.units;  p.tile = 2 * s.t;  p.nb = s.nb;
+    p.batch = (int)d.batch;  p.pieces = s.pieces;  p.units = s.units;  p.tile = s.tile();  p.nb = s.nb;
     p.accumulate = d.accumulate;
     p.bias_parts = (int)l.bias_parts;  p.channels = (int)d.out_channels;
     p.in_group = (int)plan->in_group;  p.out_group = (int)plan->out_group;
     p.taps = (int)plan->taps;  p.stack = s.stack;
     p.x_cells_group = s.x_cells_group;  p.y_cells_group = s.y_cells_group;
     p.x_super = s.x_super;  p.y_super = s.y_super;  p.y_cells = s.y_cells;
-    p.m_blocks = s.m_blocks;  p.tile_entries = s.tile_entries;
+    p.m_blocks = s.m_blocks;  p.m_cells = s.m_cells();  p.tile_entries = s.tile_entries;
     p.sum_rows = s.phases.count[0] * s.phases.count[1];
     p.sum_width = (int)convt3d__ceil_div(s.y_pitch, SPLIT_THREADS);
-    for (int k = 0; k < (int)plan->axis[2].kernel; k++) {
-        const int w = s.phases.column_phase[k], i = s.phases.column_index[k];
-        p.first_entry[k] = (uint16_t)(s.first_entry[w] + i / s.stack);
-        p.columns[k] = (uint8_t)s.columns[w];
-        p.behind[k] = (uint8_t)(i % s.stack);
+    p.inner = s.inner;
+    for (int k = 0; k < s.inner; k++) {
+        p.first_entry[k] = (uint16_t)(s.first_entry[s.tap_class[k]] + s.tap_column[k]);
+        p.columns[k] = (uint8_t)s.columns[s.tap_class[k]];
+        p.behind[k] = s.tap_behind[k];
     }
     return p;
 }
