@@ -5,6 +5,10 @@
 //           in shared memory, a tile or some chunks ahead, and brings it to halves itself. So warps trade nothing,
 //           and after the weights (operand B: packed once, by a kernel of their own while the main one starts, then
 //           loaded by each block and kept) no barrier is met: loads, products and stores of 8 to 16 warps overlap.
+//           Stores fill the way from a multiprocessor to memory, and every load from shared memory queues behind them:
+//           so a piece's table is read before its stores begin, where there are registers for it, and nothing lies on
+//           the stack. In NCDHW, where chunks follow one another and there is one part, the next is read while
+//           products run.
 // Rows      of w are ordered so that a thread holds neighbours of y: two positions x two taps along W, four taps, or
 //           four channels (channels last): 16-byte stores, 128 bytes of a row by a warp.
 // f32       v = high + low / 2^11, two halves, after a power-of-two scale per position and per line of w. The cross
@@ -19,15 +23,21 @@
 //           inside a sample. What is not aligned (16 bytes; an even width; runs of 16 bytes of positions) is moved one
 //           element at a time, and costs four times as much.
 // Tiles     64 positions a warpgroup x N rows of w. Short, all channels in registers and any number of N rows: 64
-//           channels N 64, 128 channels N 64 or 128. Long, 64 channels at a time and as many rows as accumulators:
-//           N 32, 80, 2 x 64, 160 (one part). The cheapest by nonoverlap90_estimate(). Tiles left over when every
-//           warpgroup has had as many are shared by rows.
-// Measured  one H200, NCDHW, w packed inside the call, of the floor: nnunet_64_32_64 f32 0.202 ms (0.78), TF32 0.199
-//           (0.79), f16 0.104 (0.76); nnunet_128_64_32 0.0625 (0.63), 0.055 (0.72), 0.036 (0.55); pangu_384_5 0.445
-//           (0.52), 0.274 (0.85), 0.177 (0.66); nnunet_256_128_16 0.042 (0.42), bound by latency.
-// List      instances of their own: applied to the sums of a piece, in registers, between two products. nnunet_64_32_64
-//           in f32 0.202 ms alone, ReLU 0.234, channel_affine and LeakyReLU 0.242, SiLU 0.252, affine, add, ReLU 0.407.
-// Did not help: eight 16-bit channels a thread (its tables then meet bank conflicts); more accumulators, fewer warps.
+//           channels N 64, 128 channels N 64 or (two parts) 128. Long, 64 channels at a time and as many rows as
+//           accumulators: N 32, 80, 2 x 64 (one part, NCDHW: 128), 160. Two parts of 160 rows that do not fit together
+//           are streamed (NCDHW): a block keeps the high halves, the low ones pass through two slots. The cheapest by
+//           nonoverlap90_estimate(). Tiles left over when every warpgroup has had as many are shared by rows.
+// Measured  one H200, NCDHW, w packed inside the call, us in f32, TF32, f16: nnunet_64_32_64 195, 195, 99;
+//           nnunet_128_64_32 63, 54, 32; nnunet_256_128_16 43, 33, 18; nnunet_320_320_4 13.2, 12.6, 8.6; pangu_384_5
+//           425, 264, 158.
+// List      a light one (NCDHW: an affine head, then ReLU, a clamp, LeakyReLU or SiLU) is applied to a sum as its bias
+//           is, on the way to y: nnunet_64_32_64 with ReLU 197 us in f32 and 100 in f16, with SiLU 197 and 121.
+//           Instances of their own for all others apply it to the sums of a piece, in registers: GELU 279, add 392.
+// Did not help: eight 16-bit channels a thread (its tables then meet bank conflicts); more accumulators, fewer warps;
+//           w packed by each block for itself (5 us at best, 11 at 256 x 128 in f32); a pack kernel that starts before
+//           the kernel ahead of it ends; two or three chunks asked for ahead where all channels are one; in f32 the
+//           next chunk brought to halves while products run, by two warpgroups (pangu 503 us); a piece's table read
+//           early for a list.
 #pragma once
 
 extern "C" {
@@ -115,10 +125,11 @@ struct Nonoverlap90Bf16 {
 };
 
 // Short (Pieces 0): all channels are one chunk, and a block keeps any number of pieces of N rows. Long: chunks, and as
-// many pieces as accumulators are kept for.
-template <int Channels_, int N_, int Groups_, int Pieces_> struct Nonoverlap90Tile {
+// many pieces as accumulators are kept for. Streams: of w in two parts a block keeps the high halves; the low ones
+// follow through two slots of a chunk each, for all its warpgroups together.
+template <int Channels_, int N_, int Groups_, int Pieces_, int Streams_ = 0> struct Nonoverlap90Tile {
     enum { Channels = Channels_, N = N_, Groups = Groups_, Pieces = Pieces_, Long = Pieces > 0, Positions = 64,
-           Threads = 128 * Groups };
+           Threads = 128 * Groups, Streams = Streams_ };
 };
 
 struct Nonoverlap90Problem {
@@ -137,6 +148,8 @@ struct Nonoverlap90Problem {
     int32_t aligned;                // 0: elements of x and y are moved one by one
     int32_t pairs;                  // 1: a thread's two positions are neighbours, 0: they are 8 apart
     float keep;                     // TF32: the least scaled magnitude that a half holds well enough
+    int32_t function;               // of a light list, after its head: SiLU, LeakyReLU, else what the bounds say
+    float slope, least, most;
 };
 
 // ---- Rows of w: which column of w, which part of y. n is the row as the GEMM has it, in the block's slice ----
@@ -218,24 +231,35 @@ static __device__ __forceinline__ int nonoverlap90_place(const Nonoverlap90Probl
 // ---- Shared memory: weights, every warp's place for elements of x, tables ----
 
 // lines_of_block: entries of its tables, a line of outputs each.
-template <class Mode, class Tile, bool Lists> struct Nonoverlap90Shared {
-    enum { Stage = Tile::Positions * Tile::Channels * sizeof(typename Mode::T) };
-    int stages, lines, heads, barrier, magnitudes, total;       // offsets in bytes; the weights begin at 0
+template <class Mode, class Tile, int Lists> struct Nonoverlap90Shared {
+    enum { Stage = Tile::Positions * Tile::Channels * sizeof(typename Mode::T),
+           Kept = Tile::Streams ? 1 : Mode::Parts };            // parts of the weights
+    // Offsets in bytes; the weights begin at 0. slots: those of a stream; barrier: of the weights, of two slots; behind
+    // them how often warps left the slots.
+    int slots, slot, stages, lines, heads, barrier, any_wide, total;
     __host__ __device__ Nonoverlap90Shared(int rows, int chunks, int stage_count, int lines_of_block)
     {
-        stages = rows * chunks * Tile::Channels * 2 * Mode::Parts;
+        slot = rows * Tile::Channels * 2;
+        slots = slot * chunks * Kept;
+        stages = slots + (Tile::Streams ? 2 * slot : 0);
         lines = stages + Tile::Groups * stage_count * Stage;
         heads = lines + lines_of_block * 16;
-        barrier = heads + (Lists ? lines_of_block * 8 : 0);
-        magnitudes = barrier + 8;
-        total = magnitudes + (lines_of_block * (1 + Mode::Narrow) + 1) * 4;
+        barrier = heads + (Lists == WHOLE_LIST ? lines_of_block * 8
+                                               : Lists == LIGHT_LIST ? (lines_of_block + 1) / 2 * 8 : 0);
+        any_wide = barrier + (Tile::Streams ? 32 : 8);
+        total = any_wide + 4;
     }
 };
 
-// A line of outputs: where it begins in y, what undoes the scale of w, the bias, the channel.
-struct alignas(16) Nonoverlap90Line { int offset;  float inverse, bias;  int oc; };     // offset -1: none to store here
+// A line of outputs: where it begins in y, what undoes the scale of w, the bias; the channel, or of a light list the
+// factor of its head.
+struct alignas(16) Nonoverlap90Line {
+    int offset;                     // -1: none to store here
+    float inverse, bias;
+    union { int oc;  float factor; };
+};
 
-// The head of the list for a line.
+// The head of a list for a line. A light one has its factor in the line, and terms alone behind the lines.
 struct alignas(8) Nonoverlap90Head { float factor, term; };
 
 // ---- x: from global memory to fragments ----
@@ -243,7 +267,7 @@ struct alignas(8) Nonoverlap90Head { float factor, term; };
 // Copies 16 bytes, or zero, to shared memory.
 static __device__ __forceinline__ void copy_ahead(uint32_t to, const void *from, bool exists)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
                  :: "r"(to), "l"(from), "r"(exists ? 16 : 0) : "memory");
 }
 
@@ -654,20 +678,20 @@ nonoverlap90_pack_kernel(const __grid_constant__ Nonoverlap90Problem p, unsigned
 #if CONVT3D__SM90A
 
 // The block's slice of w and its tables, for all threads.
-template <class Mode, class Tile, bool ChannelsLast, bool Lists>
+template <class Mode, class Tile, bool ChannelsLast, int Lists>
 __device__ __forceinline__ void nonoverlap90_prepare(const Nonoverlap90Problem &p,
                                                      [[maybe_unused]] const List<typename Mode::T> &list,
                                                      const Nonoverlap90Shared<Mode, Tile, Lists> &layout,
                                                      unsigned char *shared, int slice)
 {
     typedef typename Mode::T T;
-    uint32_t *magnitudes = (uint32_t *)(shared + layout.magnitudes);
-    uint32_t *any_wide = magnitudes + p.lines * (1 + Mode::Narrow);
+    uint32_t *any_wide = (uint32_t *)(shared + layout.any_wide);
     uint32_t barrier = shared_address(shared + layout.barrier);
     Nonoverlap90Line *lines = (Nonoverlap90Line *)(shared + layout.lines);
     const unsigned char *packed = p.packed + slice * nonoverlap90_packed_slice<Mode>(p, p.chunks * Tile::Channels);
     if (threadIdx.x == 0) {
-        barrier_init(barrier, 1);
+        for (int i = 0; i < (Tile::Streams ? 3 : 1); i++) barrier_init(barrier + 8 * i, 1);
+        if (Tile::Streams) *(uint2 *)(shared + layout.barrier + 24) = make_uint2(0, 0);
         barrier_init_done();
         *any_wide = 0;
     }
@@ -675,24 +699,21 @@ __device__ __forceinline__ void nonoverlap90_prepare(const Nonoverlap90Problem &
     asm volatile("griddepcontrol.wait;" ::: "memory");
     bool bulk = (uintptr_t)packed % 16 == 0;
     if (!bulk)
-        for (int i = threadIdx.x; i < layout.stages / 2; i += Tile::Threads)
+        for (int i = threadIdx.x; i < layout.slots / 2; i += Tile::Threads)
             ((uint16_t *)shared)[i] = ((const uint16_t *)packed)[i];
     if (!bulk) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     if (threadIdx.x == 0 && bulk) {
         const int most = 32768;
-        barrier_expect(barrier, layout.stages);
-        for (int at = 0; at < layout.stages; at += most)
-            bulk_load(shared_address(shared) + at, packed + at, min(most, layout.stages - at), barrier);
+        barrier_expect(barrier, layout.slots);
+        for (int at = 0; at < layout.slots; at += most)
+            bulk_load(shared_address(shared) + at, packed + at, min(most, layout.slots - at), barrier);
     }
-    if (Mode::Scaled) {
-        for (int i = threadIdx.x; i < p.lines * (1 + Mode::Narrow); i += Tile::Threads)
-            magnitudes[i] = ((const uint32_t *)(packed + layout.stages))[i];
-        __syncthreads();
-    }
+    const uint32_t *magnitudes = (const uint32_t *)(packed + layout.slot * p.chunks * Mode::Parts);
     for (int n = threadIdx.x; n < p.rows; n += Tile::Threads) {
         Nonoverlap90Row r = nonoverlap90_row<ChannelsLast>(p, slice, n);
         if (!ChannelsLast && r.kw > 0) continue;
-        Nonoverlap90Line line = {-1, 1, 0, 0};
+        Nonoverlap90Line line = {-1, 1, 0, {0}};
+        int oc = 0;
         bool wide = false;
         if (Mode::Scaled) {
             HalfScale scale = nonoverlap90_scale(p, magnitudes, r.line, Mode::Narrow);
@@ -702,18 +723,73 @@ __device__ __forceinline__ void nonoverlap90_prepare(const Nonoverlap90Problem &
         }
         if (r.column >= 0) {
             if (!(Lists && wide)) line.offset = (int)nonoverlap90_offset<ChannelsLast>(p, r);   // else it is repaired
-            line.oc = r.oc;
+            line.oc = oc = r.oc;
             if (p.bias) line.bias = Number<T>::widen(((const T *)p.bias)[r.oc]);
         }
-        lines[r.line] = line;
-        if constexpr (Lists) {
-            Nonoverlap90Head *heads = (Nonoverlap90Head *)(shared + layout.heads);
-            heads[r.line] = {list.head.factor(line.oc), list.head.term(line.oc)};
+        if constexpr (Lists == WHOLE_LIST)
+            ((Nonoverlap90Head *)(shared + layout.heads))[r.line] = {list.head.factor(oc), list.head.term(oc)};
+        if constexpr (Lists == LIGHT_LIST) {
+            line.factor = list.head.factor(oc);
+            ((float *)(shared + layout.heads))[r.line] = list.head.term(oc);
         }
+        lines[r.line] = line;
     }
     __syncthreads();
     if (bulk) barrier_wait(barrier, 0);
 }
+
+// The low halves of w on their way through two slots, chunk after chunk, tile after tile. All warps of a block leave a
+// slot, and the last of them has it filled again.
+template <class Mode, class Tile, int Lists> struct Nonoverlap90Stream {
+    typedef Nonoverlap90Shared<Mode, Tile, Lists> Layout;
+    const Layout &layout;
+    unsigned char *shared;
+    const unsigned char *low;       // of the slice
+    int chunks, at, end;            // chunks that this warp has left, and that there will be
+
+    __device__ __forceinline__ uint32_t barrier(int i) const
+    {
+        return shared_address(shared + layout.barrier) + 8 + i % 2 * 8;
+    }
+
+    // By a warp: fills the slot of chunk i of all, if there is one.
+    __device__ __forceinline__ void fill(int i) const
+    {
+        if (i >= end) return;
+        unsigned char *to = shared + layout.slots + i % 2 * layout.slot;
+        const unsigned char *from = low + (int64_t)(i % chunks) * layout.slot;
+        const int lane = threadIdx.x % 32;
+        if ((uintptr_t)from % 16 == 0) {
+            if (lane > 0) return;
+            barrier_expect(barrier(i), layout.slot);
+            bulk_load(shared_address(to), from, layout.slot, barrier(i));
+            return;
+        }
+        for (int k = lane; k < layout.slot / 2; k += 32) ((uint16_t *)to)[k] = ((const uint16_t *)from)[k];
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        __syncwarp();
+        if (lane == 0) barrier_expect(barrier(i), 0);
+    }
+
+    // Cells from the weights on to the next chunk, when it is there.
+    __device__ __forceinline__ uint32_t next() const
+    {
+        barrier_wait(barrier(at), at / 2 % 2);
+        return (uint32_t)(layout.slots + at % 2 * layout.slot) / 16;
+    }
+
+    __device__ __forceinline__ void leave()
+    {
+        uint32_t before = 0;
+        __syncwarp();
+        if (threadIdx.x % 32 == 0)
+            asm volatile("atom.acq_rel.cta.shared.add.u32 %0, [%1], 1;"
+                         : "=r"(before) : "r"(shared_address(shared + layout.barrier) + 24 + at % 2 * 4) : "memory");
+        before = __shfl_sync(0xffffffffu, before, 0);
+        if (before % (Tile::Threads / 32) == Tile::Threads / 32 - 1) fill(at + 2);
+        at++;
+    }
+};
 
 #endif
 
@@ -755,11 +831,12 @@ __device__ __noinline__ float nonoverlap90_residual(const Nonoverlap90Problem &p
 
 // A thread's sums of one piece: scale[r] and the line's inverse undo the scales of position r and of the row. sum[4j +
 // 2r + e] is column 8j + 2q + e of position r. Kind: 0 channels last, else the kernel along W.
-template <class T, int N, bool ChannelsLast, bool Lists> struct Nonoverlap90Finish {
+template <class T, int N, bool ChannelsLast, int Lists, bool Early> struct Nonoverlap90Finish {
     const Nonoverlap90Problem &p;
     const List<T> &list;
     const Nonoverlap90Line *lines;
-    const Nonoverlap90Head *heads;
+    const void *heads;
+    Nonoverlap90Line near[N / 8];   // the thread's lines of a piece, where they are every fourth: kernel 2 or 4 along W
     int slice, position[2];
     int64_t at[2];      // of the thread's two positions in y, tap 0, channel 0; they are stored where here[] says so
     bool here[2];
@@ -767,7 +844,7 @@ template <class T, int N, bool ChannelsLast, bool Lists> struct Nonoverlap90Fini
     static __device__ __forceinline__ Nonoverlap90Line load(const Nonoverlap90Line *line)
     {
         uint4 u = *(const uint4 *)line;
-        return {(int)u.x, __uint_as_float(u.y), __uint_as_float(u.z), (int)u.w};
+        return {(int)u.x, __uint_as_float(u.y), __uint_as_float(u.z), {(int)u.w}};
     }
 
     // The line of sum[i], from the thread's first of the piece.
@@ -781,6 +858,23 @@ template <class T, int N, bool ChannelsLast, bool Lists> struct Nonoverlap90Fini
     template <int Kind> static __device__ __forceinline__ constexpr int tap_of(int i)
     {
         return Kind == 4 ? i % 8 / 4 * 2 + i % 2 : Kind == 2 ? i % 2 : 0;
+    }
+
+    // Loads what store() wants of a piece, early: between the stores these loads would queue behind them.
+    __device__ __forceinline__ void ask_lines(int piece)
+    {
+        if (ChannelsLast || !Early) return;
+        const Nonoverlap90Line *line = lines + piece * (N >> p.kernel[2] / 2) + threadIdx.x % 4;
+        const Nonoverlap90Line *late = line - (p.kernel[2] == 4 ? N / 4 : 0);       // four taps: half as many lines
+#pragma unroll
+        for (int i = 0; i < N / 8; i++) near[i] = load((i < N / 16 ? line : late) + 4 * i);
+    }
+
+    // The line of sum[i].
+    template <int Kind> __device__ __forceinline__ Nonoverlap90Line line_at(const Nonoverlap90Line *line, int i) const
+    {
+        if constexpr (Early && (Kind == 2 || Kind == 4)) return near[line_of<Kind>(i) / 4];
+        else return load(line + line_of<Kind>(i));
     }
 
     // The one place where finished sums become values of y.
@@ -797,26 +891,31 @@ template <class T, int N, bool ChannelsLast, bool Lists> struct Nonoverlap90Fini
     __device__ __forceinline__ void store_kind(float (&sum)[N / 2], const float (&scale)[2], int piece,
                                                const Nonoverlap90Line *line) const
     {
-        if constexpr (Lists) {
+        if constexpr (Lists == WHOLE_LIST) {
             const bool wide = sizeof(T) == 2 && p.wide;
 #pragma unroll
             for (int i = 0; i < N / 2; i++) {
-                Nonoverlap90Line l = load(line + line_of<Kind>(i));
+                Nonoverlap90Line l = line_at<Kind>(line, i);
                 sum[i] = fmaf(sum[i], scale[i / 2 % 2] * l.inverse, l.bias);
             }
             if (list.head.entries > 0)
 #pragma unroll
                 for (int i = 0; i < N / 2; i++) {
-                    Nonoverlap90Head head = heads[line - lines + line_of<Kind>(i)];
+                    Nonoverlap90Head head = ((const Nonoverlap90Head *)heads)[line - lines + line_of<Kind>(i)];
                     sum[i] = fmaf(sum[i], head.factor, head.term);
                 }
             if (list.count > list.head.entries) apply<Kind>(sum, piece, line);
-            if (wide && p.aligned) put<Kind, true, true, float>(sum, scale, line);
-            else if (wide) put<Kind, false, true, float>(sum, scale, line);
-            else if (p.aligned) put<Kind, true, true, T>(sum, scale, line);
-            else put<Kind, false, true, T>(sum, scale, line);
-        } else if (p.aligned) put<Kind, true, false, T>(sum, scale, line);
-        else put<Kind, false, false, T>(sum, scale, line);
+            if (wide && p.aligned) put<Kind, true, FINISHED, float>(sum, scale, line);
+            else if (wide) put<Kind, false, FINISHED, float>(sum, scale, line);
+            else if (p.aligned) put<Kind, true, FINISHED, T>(sum, scale, line);
+            else put<Kind, false, FINISHED, T>(sum, scale, line);
+        } else if constexpr (Lists == LIGHT_LIST) {
+            if (!p.aligned) put<Kind, false, ANY_LIGHT, T>(sum, scale, line);
+            else if (p.function == CONVT3D_OP_SILU) put<Kind, true, WITH_SILU, T>(sum, scale, line);
+            else if (p.function == CONVT3D_OP_LEAKY_RELU) put<Kind, true, LEAKY, T>(sum, scale, line);
+            else put<Kind, true, BOUNDED, T>(sum, scale, line);
+        } else if (p.aligned) put<Kind, true, PLAIN, T>(sum, scale, line);
+        else put<Kind, false, PLAIN, T>(sum, scale, line);
     }
 
     template <int Kind>
@@ -875,26 +974,46 @@ template <class T, int N, bool ChannelsLast, bool Lists> struct Nonoverlap90Fini
         }
     }
 
-    // Finished: the sums are values; else scales and bias are applied on the way.
-    template <int Kind, bool Aligned, bool Finished, class Out>
+    // What is done to sums on the way: nothing where they are values; scales and bias; a light list besides.
+    enum How { FINISHED, PLAIN, BOUNDED, LEAKY, WITH_SILU, ANY_LIGHT };
+
+    template <How What> __device__ __forceinline__ float value(float sum, float scale, const Nonoverlap90Line &l,
+                                                               float term) const
+    {
+        if (What == FINISHED) return sum;
+        float v = fmaf(sum, scale * l.inverse, l.bias);
+        if (What == PLAIN) return v;
+        v = fmaf(v, l.factor, term);
+        if (What == WITH_SILU || (What == ANY_LIGHT && p.function == CONVT3D_OP_SILU))
+            return function_of(CONVT3D_OP_SILU, 0.0f, 0.0f, v);
+        if (What == LEAKY || (What == ANY_LIGHT && p.function == CONVT3D_OP_LEAKY_RELU)) return max_nan(v, p.slope * v);
+        return min_nan(max_nan(v, p.least), p.most);
+    }
+
+    // Of a light list, for line i from the slice's first.
+    template <How What> __device__ __forceinline__ float term(const Nonoverlap90Line *line) const
+    {
+        return What == FINISHED || What == PLAIN ? 0 : ((const float *)heads)[line - lines];
+    }
+
+    template <int Kind, bool Aligned, How What, class Out>
     __device__ __forceinline__ void put(const float (&sum)[N / 2], const float (&scale)[2],
                                         const Nonoverlap90Line *line) const
     {
         Out *const y[2] = {(Out *)p.y + at[0], (Out *)p.y + at[1]};
-        auto value = [&](int i, const Nonoverlap90Line &l) {
-            return Finished ? sum[i] : fmaf(sum[i], scale[i / 2 % 2] * l.inverse, l.bias);
-        };
         if constexpr (Kind == 0 || Kind == 4) {         // four neighbours: taps of a line, or channels
 #pragma unroll
             for (int j = 0; j < N / 16; j++) {
                 float v[2][4];
-                Nonoverlap90Line l = load(line + line_of<Kind>(8 * j));
+                Nonoverlap90Line l = line_at<Kind>(line, 8 * j);
+                float term = this->term<What>(line + line_of<Kind>(8 * j));
                 const int offset = l.offset;
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    if (Kind == 0 && e > 0) l = load(line + j * 16 + e);
+                    if (Kind == 0 && e > 0) l = load(line + j * 16 + e), term = this->term<What>(line + j * 16 + e);
 #pragma unroll
-                    for (int r = 0; r < 2; r++) v[r][e] = value(8 * j + e / 2 * 4 + 2 * r + e % 2, l);
+                    for (int r = 0; r < 2; r++)
+                        v[r][e] = value<What>(sum[8 * j + e / 2 * 4 + 2 * r + e % 2], scale[r], l, term);
                 }
                 if constexpr (sizeof(Out) == 2 && Kind == 4 && Aligned)
                     nonoverlap90_store<Out, 8, true>(y[0] + offset, v[0], here[0] && offset >= 0);
@@ -907,10 +1026,14 @@ template <class T, int N, bool ChannelsLast, bool Lists> struct Nonoverlap90Fini
 #pragma unroll
             for (int j = 0; j < N / 8 * (Kind == 1 ? 2 : 1); j++) {
                 const int i = Kind == 1 ? j / 2 * 4 + j % 2 : 4 * j;
-                Nonoverlap90Line l = load(line + line_of<Kind>(i));
+                Nonoverlap90Line l = line_at<Kind>(line, i);
+                const float term = this->term<What>(line + line_of<Kind>(i));
                 float v[2 * Kind];
 #pragma unroll
-                for (int k = 0; k < 2 * Kind; k++) v[k] = value(Kind == 2 ? i + k : i + 2 * k, l);
+                for (int k = 0; k < 2 * Kind; k++) {
+                    const int which = Kind == 2 ? i + k : i + 2 * k;
+                    v[k] = value<What>(sum[which], scale[which / 2 % 2], l, term);
+                }
                 if (Aligned) nonoverlap90_store<Out, 2 * Kind, true>(y[0] + l.offset, v, here[0] && l.offset >= 0);
                 else {
                     nonoverlap90_store<Out, Kind, false>(y[0] + l.offset, v, here[0] && l.offset >= 0);
@@ -965,18 +1088,20 @@ template <int Steps> __device__ __forceinline__ void nonoverlap90_settle(uint32_
         asm volatile("" : "+r"(a[s][0]), "+r"(a[s][1]), "+r"(a[s][2]), "+r"(a[s][3]) :: "memory");
 }
 
-// sum = A times N rows of w from `rows` on, the cross terms first; with `more` it is added to what sum holds.
-template <class Mode, class Tile>
+// sum = A times N rows of w, the cross terms first; with `more` it is added to what sum holds. first_cell, low_cell: of
+// their parts, from `weights` on.
+// meanwhile(): what is done while the last products run.
+template <class Mode, class Tile, class Meanwhile>
 __device__ __forceinline__ void nonoverlap90_multiply(Nonoverlap90Fragments<Mode, Tile> &a, uint64_t weights,
-                                                      int first_cell, int part_cells, int k_cells, bool more,
-                                                      float (&sum)[Tile::N / 2])
+                                                      int first_cell, int low_cell, int k_cells, bool more,
+                                                      float (&sum)[Tile::N / 2], Meanwhile meanwhile)
 {
     typedef WgmmaRows<typename Mode::Operand, Tile::N> Wgmma;
     enum { Steps = Tile::Channels / 16 };
     uint64_t high = wgmma_advance(weights, first_cell);
     nonoverlap90_settle(a.high);
     if constexpr (Mode::Parts == 2) {
-        uint64_t low = wgmma_advance(high, part_cells);
+        uint64_t low = wgmma_advance(weights, low_cell);
         nonoverlap90_settle(a.low);
         wgmma_fence();
 #pragma unroll
@@ -996,11 +1121,12 @@ __device__ __forceinline__ void nonoverlap90_multiply(Nonoverlap90Fragments<Mode
         Wgmma::multiply(sum, a.high[s], wgmma_advance(high, 2 * s * k_cells),
                         Mode::Parts == 2 || s > 0 ? 1 : (int)more);
     wgmma_commit();
+    meanwhile();
     wgmma_wait<0>();
     wgmma_pin(sum);
 }
 
-template <class Mode, class Tile, bool ChannelsLast, bool Lists>
+template <class Mode, class Tile, bool ChannelsLast, int Lists>
 __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p, const List<typename Mode::T> &list)
 {
     typedef typename Mode::T T;
@@ -1010,16 +1136,18 @@ __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p, 
     const int group = __shfl_sync(0xffffffffu, (int)(threadIdx.x / 128), 0), lane = threadIdx.x % 32;
     const int slice = (int)(blockIdx.x % (unsigned)p.slices), groups = p.blocks_of_slice * Tile::Groups;
     const int me = (int)(blockIdx.x / (unsigned)p.slices) * Tile::Groups + group;
+    const int chunks = Tile::Long ? p.chunks : 1;
     const int warp = (int)threadIdx.x / 32 % 4;
     unsigned char *places = shared + layout.stages + group * p.stages * layout.Stage + warp * (layout.Stage / 4);
-    const uint32_t *magnitudes = (const uint32_t *)(shared + layout.magnitudes);
+    const unsigned char *packed = p.packed + slice * nonoverlap90_packed_slice<Mode>(p, p.chunks * Tile::Channels);
+    const uint32_t *magnitudes = (const uint32_t *)(packed + layout.slot * p.chunks * Mode::Parts);
 
     Nonoverlap90Ask next = {0, nonoverlap90_tile_of(p, me, groups, 0), 0, {-1, -1}};
     int stage = 0;
     auto ask = [&](int at) {
         if (next.tile < p.tiles) {
             nonoverlap90_ask<Mode, Tile, ChannelsLast>(p, places + at * layout.Stage, next);
-            if (!Tile::Long || ++next.chunk == p.chunks) {
+            if (!Tile::Long || ++next.chunk == chunks) {
                 next.chunk = 0;
                 next.tile = nonoverlap90_tile_of(p, me, groups, ++next.number);
             }
@@ -1031,43 +1159,78 @@ __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p, 
 
     uint64_t weights = wgmma_descriptor(shared_address(shared), p.rows);
     int part_cells = p.chunks * Tile::Channels / 8 * p.rows;
-    Nonoverlap90Fragments<Mode, Tile> a;
+    [[maybe_unused]] Nonoverlap90Stream<Mode, Tile, Lists> stream = {
+        layout, shared, packed + layout.slots, chunks, 0,
+        (p.rounds + (me - group < p.left * p.shares ? 1 : 0)) * chunks};
+    if (Tile::Streams && threadIdx.x < 32) { stream.fill(0);  stream.fill(1); }
+    // What has one part has registers for the next chunk's fragments: they are read while products run.
+    enum { Ahead = !ChannelsLast && Tile::Long && Mode::Parts == 1 && Tile::Groups < 4 };
+    // Whether registers are left for a piece's table, beside what is held while it is stored.
+    enum { Held = Tile::Long ? Tile::Pieces * Tile::N / 2 : Tile::N / 2 + Tile::Channels / 4 * Mode::Parts,
+           Early = Lists == NO_LIST && Held + Tile::N / 8 * 3 + 40 + 12 * Mode::Scaled <= 65536 / Tile::Threads };
+    Nonoverlap90Fragments<Mode, Tile> a, second;
     float sum[Tile::N / 2], total[Tile::Long ? Tile::Pieces : 1][Tile::Long ? Tile::N / 2 : 1];
     for (int number = 0, tile; (tile = nonoverlap90_tile_of(p, me, groups, number)) < p.tiles; number++) {
         bool wide[2] = {false, false};
         int share = number == p.rounds ? me / p.left : 0, shares = number == p.rounds ? p.shares : 1;
         int pieces = p.rows / Tile::N, begin = share * pieces / shares, end = (share + 1) * pieces / shares;
-        const int chunks = Tile::Long ? p.chunks : 1;
-        if constexpr (Tile::Long && Mode::Scaled)
-#pragma unroll
-            for (int i = 0; i < Tile::Pieces * Tile::N / 2; i++) total[i / (Tile::N / 2)][i % (Tile::N / 2)] = 0;
-#pragma unroll 1
-        for (int chunk = 0; chunk < chunks; chunk++) {
+        auto take = [&](Nonoverlap90Fragments<Mode, Tile> &to) {
             copies_wait(p.stages);
             if constexpr (Mode::Scaled) {
-                nonoverlap90_scaled<Mode, Tile, ChannelsLast>(p, places + stage * layout.Stage, a);
-                wide[0] = wide[0] || a.wide[0];
-                wide[1] = wide[1] || a.wide[1];
-            } else nonoverlap90_unscaled<Mode, Tile, ChannelsLast>(p, places + stage * layout.Stage, a);
+                nonoverlap90_scaled<Mode, Tile, ChannelsLast>(p, places + stage * layout.Stage, to);
+                wide[0] = wide[0] || to.wide[0];
+                wide[1] = wide[1] || to.wide[1];
+            } else nonoverlap90_unscaled<Mode, Tile, ChannelsLast>(p, places + stage * layout.Stage, to);
+        };
+        auto taken = [&] {
             __syncwarp();
             ask(stage);
             if (++stage == p.stages) stage = 0;
-            if constexpr (Tile::Long) {
-                int cell = chunk * (Tile::Channels / 8) * p.rows;
+        };
+        [[maybe_unused]] auto add_chunk = [&](int chunk, Nonoverlap90Fragments<Mode, Tile> &now,
+                                              Nonoverlap90Fragments<Mode, Tile> &next) {
+            const bool more = Ahead && chunk + 1 < chunks;
+            int cell = chunk * (Tile::Channels / 8) * p.rows;
 #pragma unroll
-                for (int h = 0; h < Tile::Pieces; h++, cell += Tile::N) {
-                    if constexpr (Mode::Scaled) {
-                        nonoverlap90_multiply<Mode, Tile>(a, weights, cell, part_cells, p.rows, false, sum);
+            for (int h = 0; h < Tile::Pieces; h++, cell += Tile::N) {
+                auto meanwhile = [&] {
+                    if (Tile::Streams) stream.leave();
+                    if (Ahead && h == Tile::Pieces - 1 && more) take(next);
+                };
+                if constexpr (!Tile::Long) continue;
+                else if constexpr (Mode::Scaled) {
+                    const int low = Tile::Streams ? stream.next() : cell + part_cells;
+                    nonoverlap90_multiply<Mode, Tile>(now, weights, cell, low, p.rows, false, sum, meanwhile);
 #pragma unroll
-                        for (int i = 0; i < Tile::N / 2; i++)
-                            total[h][i] = fmaf(sum[i], a.inverse[i / 2 % 2], total[h][i]);
-                    } else nonoverlap90_multiply<Mode, Tile>(a, weights, cell, part_cells, p.rows, chunk > 0, total[h]);
-                }
+                    for (int i = 0; i < Tile::N / 2; i++)
+                        total[h][i] = fmaf(sum[i], now.inverse[i / 2 % 2], total[h][i]);
+                } else nonoverlap90_multiply<Mode, Tile>(now, weights, cell, 0, p.rows, chunk > 0, total[h], meanwhile);
+            }
+            if (more) taken();
+        };
+        if constexpr (Tile::Long && Mode::Scaled)
+#pragma unroll
+            for (int i = 0; i < Tile::Pieces * Tile::N / 2; i++) total[i / (Tile::N / 2)][i % (Tile::N / 2)] = 0;
+        take(a);
+        taken();
+        if constexpr (Ahead) {
+#pragma unroll 1
+            for (int chunk = 0; chunk < chunks; chunk += 2) {
+                add_chunk(chunk, a, second);
+                if (chunk + 1 < chunks) add_chunk(chunk + 1, second, a);
+            }
+        } else if constexpr (Tile::Long) {
+            add_chunk(0, a, a);
+#pragma unroll 1
+            for (int chunk = 1; chunk < chunks; chunk++) {
+                take(a);
+                taken();
+                add_chunk(chunk, a, a);
             }
         }
-        Nonoverlap90Finish<T, Tile::N, ChannelsLast, Lists> finish = {
+        Nonoverlap90Finish<T, Tile::N, ChannelsLast, Lists, Early> finish = {
             p, list, (const Nonoverlap90Line *)(shared + layout.lines),
-            (const Nonoverlap90Head *)(shared + layout.heads), slice, {}, {}, {}};
+            shared + layout.heads, {}, slice, {}, {}, {}};
         // With a list what is repaired is stored once, since y may be a residual. Pairs are stored together.
         if (Lists && p.pairs) wide[0] = wide[1] = wide[0] || wide[1];
 #pragma unroll
@@ -1079,19 +1242,23 @@ __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p, 
         if constexpr (Tile::Long) {
             const float one[2] = {1, 1};
 #pragma unroll
-            for (int h = 0; h < Tile::Pieces; h++) finish.store(total[h], one, h);
+            for (int h = 0; h < Tile::Pieces; h++) {
+                finish.ask_lines(h);
+                finish.store(total[h], one, h);
+            }
         } else {
             float undo[2] = {Mode::Scaled ? a.inverse[0] : 1, Mode::Scaled ? a.inverse[1] : 1};
 #pragma unroll 1
             for (int piece = begin; piece < end; piece++) {
-                if (Lists && list.residual < list.count) finish.ask_residual(piece);
-                nonoverlap90_multiply<Mode, Tile>(a, weights, piece * Tile::N, part_cells, p.rows, false, sum);
+                if (Lists == WHOLE_LIST && list.residual < list.count) finish.ask_residual(piece);
+                nonoverlap90_multiply<Mode, Tile>(a, weights, piece * Tile::N, piece * Tile::N + part_cells, p.rows,
+                                                  false, sum, [&] { finish.ask_lines(piece); });
                 finish.store(sum, undo, piece);
             }
         }
         if constexpr (Mode::Scaled) {
             uint32_t first = __ballot_sync(0xffffffffu, wide[0]), second = __ballot_sync(0xffffffffu, wide[1]);
-            uint32_t any_row = magnitudes[p.lines * (1 + Mode::Narrow)];
+            uint32_t any_row = *(const uint32_t *)(shared + layout.any_wide);
             if (first | second | any_row) {
                 uint32_t rows = 0;
                 for (int i = 0; i < 8; i++) rows |= (first >> 4 * i & 1) << i | (second >> 4 * i & 1) << (i + 8);
@@ -1101,11 +1268,13 @@ __device__ __forceinline__ void nonoverlap90_work(const Nonoverlap90Problem &p, 
             }
         }
     }
+    if constexpr (Tile::Streams)        // warpgroups that had a tile less
+        while (stream.at < stream.end) { stream.next();  stream.leave(); }
 }
 
 #endif
 
-template <class Mode, class Tile, bool ChannelsLast, bool Lists>
+template <class Mode, class Tile, bool ChannelsLast, int Lists>
 __global__ void __launch_bounds__(Tile::Threads, 1)
 nonoverlap90_kernel(const __grid_constant__ Nonoverlap90Problem p, const __grid_constant__ List<typename Mode::T> list)
 {
@@ -1149,11 +1318,13 @@ template <class Mode, class Tile> void nonoverlap90_estimate(const convt3d__plan
     double unit = pieces * channels / 16 * products * cycles;
     double rest = c->chunks * (200.0 + Tile::Channels * Tile::Positions * (Mode::Scaled ? 8 : 1) / 128.0) +
                   pieces * (c->chunks * (Mode::Parts == 2 ? 300 : 150) + n * 4 + 100);
+    if (Tile::Long && c->stages < 2) rest *= 3;     // nothing is loaded ahead
     double busy = unit * Tile::Groups > unit + rest ? unit * Tile::Groups : unit + rest;
     double computed = mine * busy / 1.6e9, memory, cache;
     memory = ((double)plan->x_count + (double)plan->w_count) * element;
     memory = (memory + (double)plan->y_count * (double)convt3d__element_size(plan->stored)) / 3.7e12;
     cache = (double)plan->x_count * (c->slices - 1) * element / 6e12;
+    if (Tile::Streams) cache += tiles / Tile::Groups * c->slices * c->rows * channels * 2 / 6e12;
     if (idle > 1.25) idle = 1.25;       // then it is not the bytes that take the time
     memory = (memory + cache) * (1 + idle) / 2;
     if (element == 2 && nonoverlap90_channels_last(plan)) memory *= 1.2;       // stores of 8 bytes: seen
@@ -1163,7 +1334,7 @@ template <class Mode, class Tile> void nonoverlap90_estimate(const convt3d__plan
 }
 
 // Tries every number of slices with the tile, and keeps the cheapest.
-template <class Mode, class Tile, bool Lists>
+template <class Mode, class Tile, int Lists>
 void nonoverlap90_try(const convt3d__plan *plan, int tile, Nonoverlap90Choice *best)
 {
     const int64_t room = 227 * 1024, in = plan->desc.in_channels, rows = plan->desc.out_channels * plan->taps;
@@ -1176,7 +1347,8 @@ void nonoverlap90_try(const convt3d__plan *plan, int tile, Nonoverlap90Choice *b
     c.chunks = (int)convt3d__ceil_div(in, Tile::Channels);
     for (int64_t slices = Tile::Long ? pieces : 1; slices <= most; slices++) {
         int64_t of_slice = convt3d__ceil_div(pieces, slices) * width;
-        if (of_slice * c.chunks * Tile::Channels * 2 * Mode::Parts > room) continue;
+        const int64_t part = of_slice * c.chunks * Tile::Channels * 2;
+        if (part * (Tile::Streams ? 1 : Mode::Parts) > room || (Tile::Streams && part * Mode::Parts <= room)) continue;
         c.rows = (int)of_slice;
         c.slices = (int)convt3d__ceil_div(rows, of_slice);
         c.lines = nonoverlap90_channels_last(plan) ? c.rows : c.rows / (int)plan->axis[2].kernel;
@@ -1194,7 +1366,7 @@ void nonoverlap90_try(const convt3d__plan *plan, int tile, Nonoverlap90Choice *b
     }
 }
 
-template <class Mode, class Tile_, bool ChannelsLast, bool Lists> struct Nonoverlap90Kernel {
+template <class Mode, class Tile_, bool ChannelsLast, int Lists> struct Nonoverlap90Kernel {
     typedef Tile_ Tile;
     typedef typename Mode::T T;
     static auto *function() { return nonoverlap90_kernel<Mode, Tile, ChannelsLast, Lists>; }
@@ -1210,49 +1382,64 @@ template <class Mode, class Tile_, bool ChannelsLast, bool Lists> struct Nonover
     }
 };
 
-// The tiles there are. What has one part has room for 128 channels, or 160 columns.
-template <class Mode, bool ChannelsLast, class Act> auto nonoverlap90_tile(int tile, Act act)
+// The tiles there are. What has one part has room for 160 columns; two parts then want a stream.
+template <class Mode, bool Last, int Lists, class Act> auto nonoverlap90_tile(int tile, Act act)
 {
-    enum { One = Mode::Parts == 1 };
+    enum { One = Mode::Parts == 1, Scaled = Mode::Scaled, More = Scaled || Last ? 3 : 4, Broad = One && !Last,
+           Streams = !One && !Last, Wide = One || Streams };
     switch (tile) {
-    case 0:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 4, 0>, ChannelsLast, false>());
-    case 1:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<128, 64, 3, 0>, ChannelsLast, false>());
-    case 2:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 3, 2>, ChannelsLast, false>());
-    case 3:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 80, 3, 1>, ChannelsLast, false>());
-    case 4:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<One ? 64 : 128, One ? 160 : 128, 2, One>,
-                                           ChannelsLast, false>());
-    default: return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 32, 4, 1>, ChannelsLast, false>());
+    case 0:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, Last ? 4 : 3, 0>, Last, Lists>());
+    case 1:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<128, 64, More, 0>, Last, Lists>());
+    case 2:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, Broad ? 128 : 64, Broad && Scaled ? 2 : More,
+                                                                  Broad ? 1 : 2>, Last, Lists>());
+    case 3:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 80, 3, 1>, Last, Lists>());
+    case 4:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, Wide ? 160 : 80, Wide ? 2 : 3, 1, Streams>, Last,
+                                           Lists>());
+    case 5:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<128, One ? 64 : 128, One ? More : 2, 0>, Last,
+                                           Lists>());
+    default: return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 32, 4, 1>, Last, Lists>());
     }
 }
 
-// Those of the instances that apply a list: fewer, for the compiler's sake.
-template <class Mode, bool ChannelsLast, class Act> auto nonoverlap90_list_tile(int tile, Act act)
+// Those of the instances that apply any list: fewer, for the compiler's sake. In NCDHW nothing of them lies on the
+// stack, which is slow where stores fill the way to memory.
+template <class Mode, bool Last, class Act> auto nonoverlap90_list_tile(int tile, Act act)
 {
+    enum { Three = Mode::Parts == 1 || Last };
     switch (tile) {
-    case 0:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 4, 0>, ChannelsLast, true>());
-    case 1:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<128, 64, 3, 0>, ChannelsLast, true>());
-    case 2:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, 3, 2>, ChannelsLast, true>());
-    default: return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 32, 4, 1>, ChannelsLast, true>());
+    case 0:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 64, Last ? 4 : 3, 0>, Last, WHOLE_LIST>());
+    case 1:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<128, 64, Three ? 3 : 2, 0>, Last, WHOLE_LIST>());
+    case 2:  return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, Last ? 64 : 128, Last ? 3 : 2, Last ? 2 : 1>,
+                                           Last, WHOLE_LIST>());
+    default: return act(Nonoverlap90Kernel<Mode, Nonoverlap90Tile<64, 32, 4, 1>, Last, WHOLE_LIST>());
     }
 }
 
-static inline bool nonoverlap90_lists(const convt3d__plan *plan)
+// What of a list the plan wants applied. f32 stores for 16-bit elements, and light lists in NDHWC, are left to the
+// instances of all lists.
+static inline int nonoverlap90_lists(const convt3d__plan *plan)
 {
-    return plan->fused > 0 || plan->stored != plan->desc.dtype;
+    const convt3d_io none = {};
+    if (plan->stored != plan->desc.dtype) return WHOLE_LIST;
+    const ListForm form = form_of(list_of<float>(plan, &none, 0, plan->fused));
+    return form == LIGHT_LIST && nonoverlap90_channels_last(plan) ? WHOLE_LIST : form;
 }
 
-enum { NONOVERLAP90_TILES = 6 };
+enum { NONOVERLAP90_TILES = 7 };
 
 static inline bool nonoverlap90_has_tile(const convt3d__plan *plan, int tile)
 {
-    return !nonoverlap90_lists(plan) || (tile != 3 && tile != 4);
+    return nonoverlap90_lists(plan) != WHOLE_LIST || tile < 3 || tile == NONOVERLAP90_TILES - 1;
 }
 
 template <class Mode, bool ChannelsLast, class Act>
 auto nonoverlap90_list(const convt3d__plan *plan, int tile, Act act)
 {
-    return nonoverlap90_lists(plan) ? nonoverlap90_list_tile<Mode, ChannelsLast>(tile, act)
-                                    : nonoverlap90_tile<Mode, ChannelsLast>(tile, act);
+    const int lists = nonoverlap90_lists(plan);
+    if (lists == NO_LIST) return nonoverlap90_tile<Mode, ChannelsLast, NO_LIST>(tile, act);
+    if constexpr (!ChannelsLast)
+        if (lists == LIGHT_LIST) return nonoverlap90_tile<Mode, ChannelsLast, LIGHT_LIST>(tile, act);
+    return nonoverlap90_list_tile<Mode, ChannelsLast>(tile, act);
 }
 
 // Calls act(kernel) for the kernel of the plan with the given tile: the one place where the instances are listed.
@@ -1333,6 +1520,12 @@ static Nonoverlap90Problem nonoverlap90_problem(const convt3d__plan *plan)
     p.shares = (int32_t)convt3d__max(1, p.left > 0 ? convt3d__min(pieces, groups / p.left) : 1);
     if (p.left == 0) p.left = 1, p.shares = 0;
     p.keep = 1.0f / 16384;
+    const convt3d_io none = {};
+    const Common<float> common = list_of<float>(plan, &none, 0, plan->fused).common;
+    p.function = common.kind;
+    p.slope = common.a;
+    p.least = common.kind == CONVT3D_OP_CLAMP ? common.a : common.kind == CONVT3D_OP_RELU ? 0 : -INFINITY;
+    p.most = common.kind == CONVT3D_OP_CLAMP ? common.b : INFINITY;
     return p;
 }
 
