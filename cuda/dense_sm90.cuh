@@ -35,7 +35,7 @@
 //           5, 8 or 9 by dense_r, dense_fold_r and dense_u: what registers and shared memory hold.
 //           Persistent: one block of 512 threads a multiprocessor.
 // Measured  one H200, NCDHW, weights packed in the call, ms in f32, tf32, f16: kb_l1_61 1.55, 1.20, 0.61; kb_l1_68 6.86,
-//           4.34, 2.43; kb_l2_61 1.37, 0.85, 0.47; gan_128_64_32 3.32, 1.88, 1.08. Rows: gan_512_256_4 0.236, 0.175,
+//           4.34, 2.43; kb_l2_61 1.37, 0.85, 0.47; gan_128_64_32 3.32, 1.88, 1.08. Rows: gan_512_256_4 0.219, 0.171,
 //           0.081, where flat tiles take 0.358, 0.212, 0.112. Folds: kb_l1_58 0.56 (none), 0.30, 0.22; without
 //           0.50, 0.26.
 #pragma once
