@@ -351,7 +351,7 @@ static void dense_rows(const convt3d__plan *plan, DenseShape *s)
         100 * groups * most[0] * flat > 95 * s->sample * strips) return;
     const int64_t planes = (batch - 1) * s->pitch[0] + most[0];
     // Even, for planes_pairs_block; but where rows are short one more position is much to load for every tile, and x small.
-    if (s->pitch[2] >= 16 || s->lists) s->pitch[2] += s->pitch[2] % 2;
+    if (s->pitch[2] >= 16 || s->form != NO_LIST) s->pitch[2] += s->pitch[2] % 2;
     s->plane = s->pitch[1] * s->pitch[2];
     s->sample = s->pitch[0] * s->plane;
     const bool whole = batch >= strips;         // strips are of whole samples, and planes of zeros have no tiles
