@@ -587,8 +587,11 @@ typedef struct convt3d__backend {
 
 /* LIST: it applies the entries before the first normalisation; WIDE: plan->stored may differ from desc.dtype; JOINT: of
  * the rows of one name for dx and dw: run() of either makes all that the plan's pass says, from one reading of dy.
- * LEAVES_RESIDUALS: a list is applied up to the first residual alone, as a pass over y is faster from there on. */
-enum { CONVT3D__FUSES_LIST = 1, CONVT3D__FUSES_WIDE = 2, CONVT3D__JOINT = 4, CONVT3D__LEAVES_RESIDUALS = 8 };
+ * LEAVES_RESIDUALS: a list is applied up to the first residual alone, as a pass over y is faster from there on.
+ * LEAVES_DY: of a row for dx and one for dw: where dx came first, dw's run() is told so by that bit of its plan's pass,
+ * and finds in the workspace what dx's left there of dy. */
+enum { CONVT3D__FUSES_LIST = 1, CONVT3D__FUSES_WIDE = 2, CONVT3D__JOINT = 4, CONVT3D__LEAVES_RESIDUALS = 8,
+       CONVT3D__LEAVES_DY = 16 };
 
 #ifdef CONVT3D_CPU_FAST
 extern CONVT3D__HIDDEN const convt3d__backend convt3d__cpu_backends[];
@@ -3301,7 +3304,10 @@ static convt3d_status convt3d__run_backward(const convt3d__plan *p, const convt3
         status = convt3d__run_kernel(&part, &to, error);
     }
     if (status == CONVT3D_OK && (io->dw || io->dbias) && !joint) {
+        int left = io->dx && p->x_count > 0 && (convt3d__backend_at(p->row)->fuses &
+                                                convt3d__backend_at(p->weights.row)->fuses & CONVT3D__LEAVES_DY);
         convt3d__back_part_plan(p, CONVT3D_BACKWARD_W, &part);
+        if (left) part.pass |= CONVT3D_BACKWARD_X;
         status = convt3d__run_kernel(&part, &to, error);
     }
     return status == CONVT3D_OK ? convt3d__ok(error) : status;

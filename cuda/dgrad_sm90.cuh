@@ -3,13 +3,13 @@
 // Idea      Taken apart into its phases (phases.cuh), dy meets x at unit stride: dx is one forward problem whose taps
 //           lie in several sets of planes, with the channels of x and y exchanged. Distances between sets are shifts
 //           like any other, so the walk of sm90_dense over stages serves it as it is; only its planes, the order of
-//           weights (exchanged by a pass of their own) and the exact sums after it are made here.
+//           weights (exchanged by a pass of their own) and the exact sums after it are made here. The planes stay in
+//           the workspace for sm90_wgrad, with the sums for dbias and what says that values are not finite.
 // Launches  exchanged weights and scales of dy, scales of weights, operands, what the guess of split.cuh missed, main,
 //           repair.
 // Requires  as sm90_dense; stride <= 16, at most 400 taps; dx is not added to.
-// Measured  one H200, NCDHW, f32, of the floor: stride 1 0.55-0.68 (kb_l1_61 1.58 ms), k4 s2 0.5 (gan_128_64_32 4.2),
-//           k3 s2 0.2-0.4 (unet3d_128_64 0.60), kernel == stride 0.33, of which the planes take two thirds
-//           (nnunet_64_32_64 0.48). f16 0.33-0.55 of the time.
+// Measured  one H200, NCDHW, products alone and all launches, ms in f32 and f16: gan_128_64_32 3.13 and 0.88, 3.85 and
+//           1.42; unet3d_128_64 0.42 and 0.16, 0.64 and 0.33; gan_512_256_4 0.27 and 0.09, 0.37 and 0.17.
 // Compiled with sm90_dense, CONVT3D_CUDA_PART 2, whose instances it shares.
 #pragma once
 
@@ -31,18 +31,30 @@ namespace convt3d_cuda {
 struct DgradExchange {
     const void *from;
     void *to;
-    int64_t count;
-    int in_group, out_group, taps, blocks;
+    uint32_t count;
+    int blocks;
+    Divisor taps, in_group, out_group;
 };
 
 template <class Element> __device__ __forceinline__ void dgrad_exchange_block(const DgradExchange &p, int block)
 {
-    const int64_t step = (int64_t)p.blocks * SPLIT_THREADS;
-    for (int64_t i = (int64_t)block * SPLIT_THREADS + threadIdx.x; i < p.count; i += step) {
-        int64_t pair = i / p.taps, oc = pair / p.in_group;
-        int tap = (int)(i - pair * p.taps), ic = (int)(pair - oc * p.in_group), g = (int)(oc / p.out_group);
-        ((Element *)p.to)[i] =
-            ((const Element *)p.from)[(((int64_t)g * p.in_group + ic) * p.out_group + oc % p.out_group) * p.taps + tap];
+    enum { At_once = 8 };
+    const uint32_t step = SPLIT_THREADS, lot = At_once * SPLIT_THREADS;
+    for (uint32_t first = block * lot + threadIdx.x; first < p.count; first += p.blocks * lot) {
+        Element v[At_once];
+#pragma unroll
+        for (int j = 0; j < At_once; j++) {
+            const uint32_t i = first + j * step;
+            uint32_t tap, ic, o, oc;
+            if (i >= p.count) continue;
+            const uint32_t pair = divide(i, p.taps, &tap);
+            oc = divide(pair, p.in_group, &ic);
+            const uint32_t g = divide(oc, p.out_group, &o);
+            v[j] = ((const Element *)p.from)[((g * p.in_group.by + ic) * p.out_group.by + o) * p.taps.by + tap];
+        }
+#pragma unroll
+        for (int j = 0; j < At_once; j++)
+            if (first + j * step < p.count) ((Element *)p.to)[first + j * step] = v[j];
     }
 }
 
@@ -67,7 +79,7 @@ __global__ void __launch_bounds__(SPLIT_THREADS) dgrad_weights_kernel(const __gr
 }
 
 template <int Mode, int NB>
-__global__ void __launch_bounds__(SPLIT_THREADS)
+__global__ void __launch_bounds__(SPLIT_THREADS, 3)
 dgrad_split_kernel(const __grid_constant__ DensePackProblem w, const __grid_constant__ PhaseProblem dy)
 {
     let_next_start();
@@ -157,8 +169,7 @@ __global__ void __launch_bounds__(256) dgrad_repair_kernel(const __grid_constant
 struct DgradShape {
     PhaseShape phases;
     DenseShape dense;                       // of the forward problem that it comes to
-    int64_t pitch;                          // positions of a row of planes
-    int cells;                              // rows of a phase, but for parts
+    PhaseRoom room;                         // of its planes
 };
 
 // The stages of all taps, by phase and shift, with s->dense.chunks chunks each.
@@ -166,7 +177,7 @@ static const char *dgrad_walk(DgradShape *s, int64_t span)
 {
     DenseShape *d = &s->dense;
     const PhaseShape &p = s->phases;
-    const int64_t set = s->pitch * (d->mode == DENSE_SPLIT ? 2 : 1) * s->cells;     // from phase to phase
+    const int64_t set = s->room.pitch * (d->mode == DENSE_SPLIT ? 2 : 1) * s->room.cells;   // from phase to phase
     int64_t shift[DENSE_MOST_STEPS];
     if (p.taps * d->chunks > DENSE_MOST_STEPS) return "more than 640 taps";
     d->table.phases = 1;
@@ -195,46 +206,89 @@ static const char *dgrad_walk(DgradShape *s, int64_t span)
     return "";
 }
 
-// As dense_stages.
+// As dense_stages; but where fewer chunks a stage make segments that serve so many more taps that a tenth less of dy is
+// brought, those.
 static const char *dgrad_stages(DgradShape *s, int fixed)
 {
     DenseShape *d = &s->dense;
     const bool split = d->mode == DENSE_SPLIT, few = s->phases.taps <= 2 * s->phases.phases;
     const int parts = split ? 2 : 1, all = d->cells_group / 2, room = DENSE_SHARED - fixed;
     const char *why = "taps too far apart";
+    DenseShape best;
+    int64_t least = 0;
     for (int chunks = split && !few ? 1 : 4; chunks > 0; chunks--) {
         if (all % chunks != 0) continue;
         d->chunks = chunks;
         d->cells = chunks * 2 * parts;
-        int64_t most = room / (split && chunks > 1 ? 2 : 3) / (d->cells * 16);
+        int64_t most = room / (split && chunks > 1 ? 2 : 3) / (d->cells * 16), positions = 0;
         if (most <= d->tile) continue;
-        why = dgrad_walk(s, most - d->tile);
-        if (*why) continue;
+        const char *text = dgrad_walk(s, most - d->tile);
+        if (*text) {
+            if (least == 0) why = text;
+            continue;
+        }
+        for (int i = 0; i < d->table.stages; i++) positions += d->table.stage[i].length;
+        if (least > 0 && positions * 10 > least * 9) continue;
         d->x_stages = (int)convt3d__min(room / (d->segment * d->cells * 16), DENSE_MOST_X);
         d->shared = fixed + d->x_stages * d->segment * d->cells * 16;
-        return "";
+        least = positions;
+        best = *d;
     }
-    return why;
+    if (least == 0) return why;
+    *d = best;
+    return "";
 }
 
-static int64_t dgrad_tiles(const convt3d__plan *plan, const DgradShape &s, int nb)
+// Tiles of r*128 positions that are not all zeros between samples, and all tiles.
+static int64_t dgrad_position_tiles(const convt3d__plan *plan, const PhaseShape &p, int r)
 {
-    return convt3d__ceil_div(plan->desc.batch * s.phases.sample, dense_r(s.dense.mode, nb, 1) * 128) *
-           convt3d__ceil_div(plan->in_group, nb) * plan->desc.groups;
+    const convt3d_desc &d = plan->desc;
+    return convt3d__ceil_div((d.batch - 1) * p.sample + (d.in_size[0] - 1) * p.plane + (d.in_size[1] - 1) * p.pitch[2] +
+                             d.in_size[2], r * 128);
+}
+static int64_t dgrad_tiles(const convt3d__plan *plan, const DgradShape &s, int nb, int r)
+{
+    return dgrad_position_tiles(plan, s.phases, r) * convt3d__ceil_div(plan->in_group, nb) * plan->desc.groups;
 }
 
-// The block of channels: that of sm90_dense, or a smaller one where there are fewer tiles than multiprocessors.
+// sm90_dense's instances, and tiles half as long of one of them.
+static bool dgrad_is_short(const DenseShape &s)
+{
+    return s.mode != DENSE_SPLIT && s.nb == 64 && s.r < dense_r(s.mode, s.nb, 1);
+}
+template <class Act> auto dgrad_instance(const DenseShape &s, Act act)
+{
+#ifndef DENSE_SPLIT_ONLY
+    if (dgrad_is_short(s)) {
+        if (s.mode == DENSE_F16) return act(DenseTile<DENSE_F16, 64, 2, 1, 9, NO_LIST>());
+        if (s.mode == DENSE_BF16) return act(DenseTile<DENSE_BF16, 64, 2, 1, 9, NO_LIST>());
+        return act(DenseTile<DENSE_TF32, 64, 2, 1, 9, NO_LIST>());
+    }
+#endif
+    return dense_instance<NO_LIST>(s, act);
+}
+
+// The block of channels and length of a tile: those of sm90_dense, or smaller ones where there are fewer tiles than
+// multiprocessors.
 static void dgrad_block(const convt3d__plan *plan, DgradShape *s)
 {
     DenseShape *e = &s->dense;
-    e->nb = dense_channel_block(e->mode, 1, plan->in_group);
-    auto time = [&](int nb) {
-        return (double)convt3d__ceil_div(dgrad_tiles(plan, *s, nb), 132) * dense_r(e->mode, nb, 1) *
-               dense_step_cycles(e->mode, nb);
+    auto time = [&](int nb, int r) {
+        return (double)convt3d__ceil_div(dgrad_tiles(plan, *s, nb, r), 132) * r * dense_step_cycles(e->mode, nb);
     };
-    if (dgrad_tiles(plan, *s, e->nb) < 132)
-        for (int nb : {64, 48, 32, 24, 16}) if (nb < e->nb && time(nb) < time(e->nb)) e->nb = nb;
+    e->nb = dense_channel_block(e->mode, 1, plan->in_group);
     e->r = dense_r(e->mode, e->nb, 1);
+    if (dgrad_tiles(plan, *s, e->nb, e->r) < 132) {
+        for (int nb : {64, 48, 32, 24, 16})
+            if (nb < e->nb && time(nb, dense_r(e->mode, nb, 1)) < time(e->nb, e->r)) {
+                e->nb = nb;
+                e->r = dense_r(e->mode, nb, 1);
+            }
+        if (e->mode != DENSE_SPLIT && time(64, 2) < time(e->nb, e->r)) {
+            e->nb = 64;
+            e->r = 2;
+        }
+    }
     e->tile = e->r * 128;
 }
 
@@ -253,18 +307,17 @@ static const char *dgrad_shape(const convt3d__plan *plan, DgradShape *s)
     e->plane = s->phases.plane;
     e->sample = s->phases.sample;
     if (d.batch > 65535 || e->sample > limit / d.batch || s->phases.reach > limit) return "too many positions";
-    e->position_tiles = (int)convt3d__ceil_div((d.batch - 1) * e->sample + (d.in_size[0] - 1) * e->plane +
-                                               (d.in_size[1] - 1) * e->pitch[2] + d.in_size[2], e->tile);
+    if (plan->w_count > limit) return "too many weights";
+    e->position_tiles = (int)dgrad_position_tiles(plan, s->phases, e->r);
     const int cell = e->mode == DENSE_TF32 ? 4 : 8;
     e->cells_group = (int)convt3d__ceil_div(plan->out_group, 2 * cell) * 2;
     e->blocks_group = (int)convt3d__ceil_div(plan->in_group, e->nb);
     e->blocks = (int)d.groups * e->blocks_group;
     if (d.groups * e->cells_group > 65535) return "too many channels or taps";
-    s->pitch = ((int64_t)e->position_tiles * e->tile + s->phases.reach + 3) / 4 * 4;
-    if (s->pitch > limit || s->pitch / 256 > INT32_MAX / 2 / (d.groups * e->cells_group * s->phases.phases))
+    s->room = phase_room(plan, s->phases, e->cells_group, e->mode == DENSE_SPLIT ? 2 : 1);
+    if (s->room.pitch > limit || s->room.pitch / 256 > INT32_MAX / 2 / (d.groups * e->cells_group * s->phases.phases))
         return "too many positions";
-    s->cells = (int)d.groups * e->cells_group;
-    const int fixed = dense_instance<NO_LIST>(*e, [](auto tile) { return (int)decltype(tile)::FixedBytes; });
+    const int fixed = dgrad_instance(*e, [](auto tile) { return (int)decltype(tile)::FixedBytes; });
     why = dgrad_stages(s, fixed);
     if (*why) return why;
     if ((int64_t)e->position_tiles * e->blocks > INT32_MAX) return "too many tiles";
@@ -273,22 +326,17 @@ static const char *dgrad_shape(const convt3d__plan *plan, DgradShape *s)
     return "";
 }
 
-// The workspace: planes; exponents, largest magnitudes and guesses of samples; exchanged weights; their pack.
-struct DgradLayout { int64_t flags, rows, exponent, beyond, guess, exchanged, pack, bytes; };
+// The workspace: planes and what goes with them; exchanged weights; their pack.
+struct DgradLayout { int64_t flags, rows, exchanged, pack, bytes; };
 
 static DgradLayout dgrad_layout(const convt3d__plan *plan, const DgradShape &s)
 {
     const convt3d_desc &d = plan->desc;
     const DenseShape &e = s.dense;
-    const int64_t size[3] = {plan->axis[0].out, plan->axis[1].out, plan->axis[2].out};
-    const convt3d_io none = {};
     DgradLayout l;
     l.flags = (int64_t)e.blocks * e.nb * (e.mode == DENSE_SPLIT ? 8 : e.cells_group) / 8;
     l.rows = dense_round(l.flags * 4);
-    l.exponent = dense_round(s.pitch * s.phases.phases * d.groups * e.cells_group * (e.mode == DENSE_SPLIT ? 32 : 16));
-    l.beyond = dense_round(l.exponent + d.batch * 4);
-    l.guess = dense_round(l.beyond + d.batch * 4);
-    l.exchanged = dense_round(l.guess + d.batch * 4 * phase_guess_blocks(phase_tensor_dy(plan, &none, size)));
+    l.exchanged = s.room.bytes;
     l.pack = dense_round(l.exchanged + plan->w_count * convt3d__element_size(d.dtype));
     l.bytes = l.pack + l.rows + e.packed_rows * 16;
     return l;
@@ -331,7 +379,7 @@ static DenseProblem dgrad_problem(const convt3d__plan *plan, const convt3d_io *i
     DenseProblem p = {};
     p.planes = (const uint4 *)workspace;
     p.weights = (const uint4 *)(workspace + l.pack + l.rows);
-    p.x_exponent = (const int *)(workspace + l.exponent);
+    p.x_exponent = (const int *)(workspace + s.room.exponent);
     p.w_exponent = (const int *)(workspace + l.pack);
     p.y = io->dx;
     p.batch = (int)d.batch;  p.in_d = (int)d.in_size[0];
@@ -339,7 +387,7 @@ static DenseProblem dgrad_problem(const convt3d__plan *plan, const convt3d_io *i
     for (int a = 0; a < 3; a++) { p.out[a] = (int)d.in_size[a];  p.stride[a] = 1; }
     p.out_group = (int)plan->in_group;  p.blocks_group = e.blocks_group;  p.blocks = e.blocks;
     p.units = p.tiles = e.position_tiles * e.blocks;
-    p.pitch = (int)s.pitch;
+    p.pitch = (int)s.room.pitch;
     p.plane_blocks = e.cells_group / 2 / e.chunks;  p.cells = e.cells;
     p.segment = e.segment;  p.x_stages = e.x_stages;
     p.y_vectors = dgrad_vectors(plan, io->dx);
@@ -361,8 +409,8 @@ static DgradRepair dgrad_repair(const convt3d__plan *plan, const convt3d_io *io,
     const char *workspace = (const char *)io->workspace;
     DgradRepair p = {};
     p.dy = io->dy;  p.w = io->w_packed ? io->w_packed : io->w;  p.dx = io->dx;
-    p.exponent = e.mode == DENSE_SPLIT ? (const int *)(workspace + l.exponent) : nullptr;
-    p.subnormal = e.mode == DENSE_TF32 ? (const uint32_t *)(workspace + l.beyond) : nullptr;
+    p.exponent = e.mode == DENSE_SPLIT ? (const int *)(workspace + s.room.exponent) : nullptr;
+    p.subnormal = e.mode == DENSE_TF32 ? (const uint32_t *)(workspace + s.room.beyond) : nullptr;
     p.w_flags = (const int *)(workspace + l.pack);
     p.flags = (int)l.flags;
     p.flag = e.mode == DENSE_SPLIT ? NOT_FINITE : 1;
@@ -386,18 +434,22 @@ convt3d_status dgrad_run(const convt3d__plan *plan, const convt3d_io *io, const 
     char *workspace = (char *)io->workspace;
     const PhaseTensor tensor = phase_tensor_dy(plan, io, out);
     PhaseProblem dy = phase_problem<C::Kind>(tensor, s.phases, true, plan->desc.stride,
-                                             {e.sample, s.pitch, (int)plan->desc.groups, (int)plan->out_group,
-                                              e.cells_group, 2, 0});
+                                             {e.sample, s.room.pitch, (int)plan->desc.groups, (int)plan->out_group,
+                                              e.cells_group, 2, 0, 2});
     dy.base.planes = (uint4 *)workspace;
-    dy.base.exponent = (int *)(workspace + l.exponent);
-    dy.base.beyond = (uint32_t *)(workspace + l.beyond);
-    dy.base.guess = (const uint32_t *)(workspace + l.guess);
-    const GuessProblem guess = phase_guess(tensor, C::Mode == DENSE_SPLIT, (uint32_t *)(workspace + l.guess),
+    dy.base.exponent = (int *)(workspace + s.room.exponent);
+    dy.base.beyond = (uint32_t *)(workspace + s.room.beyond);
+    dy.base.guess = (const uint32_t *)(workspace + s.room.guess);
+    if (!io->dw) dy.limit = 0;
+    else if (io->dbias && phase_covers(plan, s.phases) && phase_is_common(plan))    // for sm90_wgrad, which may follow
+        dy.sums = (float *)(workspace + s.room.sums);
+    const GuessProblem guess = phase_guess(tensor, C::Mode == DENSE_SPLIT, (uint32_t *)(workspace + s.room.guess),
                                            dy.base.beyond);
     const DensePackProblem w = dgrad_packing(plan, s, l, workspace);
-    const DgradExchange exchange = {io->w_packed ? io->w_packed : io->w, workspace + l.exchanged, plan->w_count,
-                                    (int)plan->in_group, (int)plan->out_group, (int)plan->taps,
-                                    (int)convt3d__min(convt3d__ceil_div(plan->w_count, SPLIT_THREADS), 1056)};
+    const DgradExchange exchange = {io->w_packed ? io->w_packed : io->w, workspace + l.exchanged,
+                                    (uint32_t)plan->w_count,
+                                    (int)convt3d__min(convt3d__ceil_div(plan->w_count, 8 * SPLIT_THREADS), 2112),
+                                    divisor_of(plan->taps), divisor_of(plan->in_group), divisor_of(plan->out_group)};
     DenseLaunches launch = {io->stream, error, 0};
     convt3d_status status = launch(dgrad_scan_kernel<Element>, exchange.blocks + plan->desc.batch * guess.blocks,
                                    SPLIT_THREADS, 0, exchange, guess);
@@ -443,7 +495,7 @@ extern "C" double convt3d__dgrad_sm90_cost(const convt3d__plan *plan)
     const DgradLayout l = dgrad_layout(plan, s);
     const DenseShape &e = s.dense;
     const double size = (double)convt3d__element_size(plan->desc.dtype), blocks = (double)plan->multiprocessors;
-    const double bytes = (double)(plan->x_count + plan->y_count) * size + 2.0 * (double)l.exponent +
+    const double bytes = (double)(plan->x_count + plan->y_count) * size + 2.0 * (double)s.room.exponent +
                          4.0 * (double)(l.bytes - l.pack);
     const double tiles = (double)e.position_tiles * e.blocks, rounds = tiles < blocks ? 1 : tiles / blocks;
     const double steps = rounds * (e.r * 2) * e.taps_used * (e.cells_group / 2);
@@ -463,7 +515,7 @@ extern "C" convt3d_status convt3d__dgrad_sm90_ready(const convt3d__plan *plan, c
     using namespace convt3d_cuda;
     DgradShape s;
     dgrad_shape(plan, &s);
-    return dense_instance<NO_LIST>(s.dense, [&](auto tile) {
+    return dgrad_instance(s.dense, [&](auto tile) {
         typedef decltype(tile) C;
         typedef typename CellKind<C::Kind>::Element Element;
         convt3d_status status = convt3d__load_kernel(error, plan, dense_kernel<C>, DENSE_SHARED);
@@ -483,7 +535,7 @@ extern "C" convt3d_status convt3d__dgrad_sm90_run(const convt3d__plan *plan, con
     convt3d_status status = convt3d__check_device(plan, error);
     if (status != CONVT3D_OK) return status;
     dgrad_shape(plan, &s);
-    return dense_instance<NO_LIST>(s.dense, [&](auto tile) { return dgrad_run<decltype(tile)>(plan, io, s, error); });
+    return dgrad_instance(s.dense, [&](auto tile) { return dgrad_run<decltype(tile)>(plan, io, s, error); });
 }
 
 #endif

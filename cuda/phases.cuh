@@ -5,11 +5,13 @@
 // is of unit stride, nothing is zero-inserted and no product is wasted. Phases that no tap meets are left out.
 //
 // Planes    [phase][cell of channels][part][position] of 16 bytes (split.cuh: cells, parts, scales), where `pair` cells
-//           may lie before the next part. Positions run over n, d, h, w; an axis has in + Q - 1 of them, Q being the
-//           most different q that one of its phases has, and position 0 stands for the least q of each phase: then
-//           i + q never leaves its row. What lies outside the tensor is zero, also in the positions after a sample,
-//           with which it may be rounded up.
+//           may lie before the next part. Positions run over n, d, h, w; an axis has as many more than
+//           inputs as the q of one phase span, and position 0 stands for the least q: then i + q never leaves its row.
+//           What lies outside the tensor is zero, also in the positions after a sample, with which it may be rounded
+//           up.
 // x         is the case of one phase, whose positions are its own.
+// Threads   take two neighbouring positions of a row: pairs of elements come with one load, and two threads trade cells
+//           so that each store fills whole sectors. Or, with fewer registers, one.
 #pragma once
 
 namespace convt3d_cuda {
@@ -29,30 +31,44 @@ struct PhaseShape {
     int32_t shift[PHASE_MOST_TAPS];         // in positions
 };
 
-// One axis; false if its taps are too many or too far apart.
+// One axis; false if its taps are too many or too far apart. Position 0 stands for the least q of all phases, which
+// then lie side by side; or, where that makes the axis shorter, for the least of each. Along w, where neighbours are
+// read together, only where it does so by an eighth.
 static inline bool phase_axis(const convt3d__axis &axis, PhaseShape *s, int a)
 {
-    const int64_t limit = (int64_t)1 << 30;
+    const int64_t limit = (int64_t)1 << 30, none = INT64_MAX;
+    int64_t least[PHASE_MOST_STRIDE], all = none, each = 0, together = 0;
     int count = 0;
     if (axis.kernel > PHASE_MOST_TAPS) return false;
-    s->pitch[a] = axis.in;
+    for (int r = 0; r < (int)axis.stride; r++) least[r] = none;
+    for (int pass = 0; pass < 2; pass++)
+        for (int64_t k = 0; k < axis.kernel; k++) {
+            const int64_t v = k * axis.dilation - axis.padding, q = convt3d__floor_div(v, axis.stride);
+            int64_t *of_phase = &least[convt3d__floor_mod(v, axis.stride)];
+            if (q > limit || q < -limit / axis.stride) return false;
+            if (pass == 0) {
+                *of_phase = convt3d__min(*of_phase, q);
+                all = convt3d__min(all, q);
+            } else {
+                each = convt3d__max(each, q - *of_phase);
+                together = convt3d__max(together, q - all);
+            }
+        }
+    if (a == 2 && (axis.in + each) * 8 > (axis.in + together) * 7) each = together;
     for (int r = 0; r < (int)axis.stride; r++) {
-        int64_t least = INT64_MAX;
+        if (least[r] == none) continue;
+        if (each == together) least[r] = all;
+        if (least[r] > limit / axis.stride - 1) return false;
         for (int64_t k = 0; k < axis.kernel; k++) {
             const int64_t v = k * axis.dilation - axis.padding;
             if (convt3d__floor_mod(v, axis.stride) != r) continue;
-            least = convt3d__min(least, convt3d__floor_div(v, axis.stride));
-            const int64_t q = convt3d__floor_div(v, axis.stride) - least;       // v grows with k: the first is the least
-            if (q > limit) return false;
             s->at[a][k] = (uint8_t)count;
-            s->q[a][k] = (int32_t)q;
-            s->pitch[a] = convt3d__max(s->pitch[a], axis.in + q);
+            s->q[a][k] = (int32_t)(convt3d__floor_div(v, axis.stride) - least[r]);
         }
-        if (least == INT64_MAX) continue;
-        if (least > limit / axis.stride - 1 || least < -limit / axis.stride) return false;
-        s->begin[a][count++] = (int32_t)(least * axis.stride + r);
+        s->begin[a][count++] = (int32_t)(least[r] * axis.stride + r);
     }
     s->count[a] = count;
+    s->pitch[a] = axis.in + each;
     return s->pitch[a] <= limit;
 }
 
@@ -83,14 +99,14 @@ static inline const char *phase_shape(const convt3d__plan *plan, PhaseShape *s)
 // A tensor whose planes are wanted: x, or dy by phases.
 struct PhaseProblem {
     PlanesProblem base;     // in: the tensor's size; d, h, w: positions of an axis; pitch: of all
-    Divisor sample;         // positions of a sample
+    int sample;             // positions of a sample
+    Divisor slots, across;  // threads' shares of positions: of a sample, of a row
     int step[3], count[3];
     int begin[3][PHASE_MOST_STRIDE];
-    int lag;                // pairs: the second of the two is of the position `lag` later
     int pair;               // cells side by side in a part
     int lead;               // positions before the first, all zero
     uint32_t limit;         // COPY_16: exponent bits from which on a value is not finite, 0: not looked for
-    float *sums;            // [row along d, h and cells][block of positions][channel of a cell]: for dbias, or null
+    float *sums;            // [row along d, h and cells][block of slots][channel of a cell]: for dbias, or null
     int *rough;             // [position / ROUGH_POSITIONS]: set where a high half alone has too few digits, or null
 };
 
@@ -146,117 +162,194 @@ __device__ __forceinline__ bool cell_is_rough(const uint32_t (&high)[4], const u
     return any != 0;
 }
 
-// Position of a thread, and of what it reads along d and h.
-struct PhasePlace {
-    int flat, n, d, h, w;       // d, h: in the tensor; w: position
-    bool first, inside;         // of its sample; in the tensor, but for w
-    __device__ __forceinline__ PhasePlace(const PhaseProblem &p, int at, int rd, int rh) : flat(at)
+// A thread's N neighbouring positions, one or two.
+template <int N> struct PhasePlace {
+    int flat, n, d, h, w;       // d, h, w: positions
+    bool real[2];               // whether there are such positions
+    bool first, inside;         // the first of its sample; in the tensor, as far as n and d tell
+    bool trade;                 // the neighbour of this thread has the two positions beside
+    __device__ __forceinline__ PhasePlace(const PhaseProblem &p, int slot)
     {
-        uint32_t rest, column, row;
-        n = (int)divide((uint32_t)max(flat - p.lead, 0), p.sample, &rest);
-        if (flat < p.lead) n = p.base.batch;
-        first = rest == 0 && n < p.base.batch;
-        uint32_t plane = divide(divide(rest, p.base.w, &column), p.base.h, &row);
-        d = (int)plane * p.step[0] + p.begin[0][rd];
-        h = (int)row * p.step[1] + p.begin[1][rh];
-        w = (int)column;
-        inside = n < p.base.batch && plane < p.base.d.by && d >= 0 && d < p.base.in[0] && h >= 0 && h < p.base.in[1];
+        uint32_t rest, column, row, plane;
+        n = (int)divide((uint32_t)slot, p.slots, &rest);
+        row = divide(rest, p.across, &column);
+        w = N * (int)column;
+        const int at = (int)row * (int)p.base.w.by + w;
+        flat = p.lead + n * p.sample + at;
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            real[i] = w + i < (int)p.base.w.by && at + i < p.sample && flat + i < p.base.pitch;
+        plane = divide(row, p.base.h, &row);
+        d = (int)plane;  h = (int)row;
+        first = at == 0 && n < p.base.batch;
+        inside = n < p.base.batch && plane < p.base.d.by;
+        trade = false;
+        if (N == 1) return;
+        const bool both = real[0] && real[1], odd = threadIdx.x % 2 != 0;
+        const int other = __shfl_xor_sync(0xffffffffu, both ? flat : -8, 1);
+        trade = both && other == flat + (odd ? -2 : 2);
     }
 };
 
-// Operands of one position, to where they belong.
-template <int Kind>
-__device__ __forceinline__ void phase_store(const PhaseProblem &p, int64_t row, int flat, int cell,
-                                            const typename CellKind<Kind>::Element (&v)[CellKind<Kind>::Channels],
-                                            int exponent, uint32_t *beyond)
+// Two neighbouring cells of each thread. As store_pairs, where two threads have four.
+__device__ __forceinline__ void phase_store(uint4 *out, const uint32_t (&cell)[2][4], bool trade, bool first,
+                                            bool second)
+{
+    const bool odd = threadIdx.x % 2 != 0;
+    alignas(16) uint32_t a[4], b[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? cell[0][i] : cell[1][i], 1);
+        a[i] = trade && odd ? other : cell[0][i];
+        b[i] = !trade || odd ? cell[1][i] : other;
+    }
+    const int at = trade && odd ? -1 : 0;
+    if (first) out[at] = *(const uint4 *)a;
+    if (second) out[at + (trade ? 2 : 1)] = *(const uint4 *)b;
+}
+
+// Operands of a thread's positions, to where they belong; live: whether it has any.
+template <int Kind, int N>
+__device__ __forceinline__ void phase_put(const PhaseProblem &p, const PhasePlace<N> &at, int64_t row, int cell,
+                                          const typename CellKind<Kind>::Element (&v)[N][CellKind<Kind>::Channels],
+                                          int exponent, uint32_t *beyond, bool live)
 {
     enum { Parts = CellKind<Kind>::Parts };
-    alignas(16) uint32_t high[4], low[4];
-    cell_operands<Kind>(v, exponent, beyond, high, low);
-    if (Kind == SPLIT_F16 && p.rough && cell_is_rough(high, low)) p.rough[flat / ROUGH_POSITIONS] = 1;
-    if (Kind == COPY_16 && p.limit != 0 && beyond && cell_not_finite(high, p.limit)) *beyond = 1;
-    uint4 *out = p.base.planes + ((row - cell % p.pair) * Parts + cell % p.pair) * p.base.pitch + flat;
-    *out = *(const uint4 *)high;
-    if (Kind == SPLIT_F16) out[(int64_t)p.pair * p.base.pitch] = *(const uint4 *)low;
+    uint32_t high[2][4], low[2][4];
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        cell_operands<Kind>(v[i], exponent, beyond, high[i], low[i]);
+        if (Kind == SPLIT_F16 && p.rough && live && at.real[i] && cell_is_rough(high[i], low[i]))
+            p.rough[(at.flat + i) / ROUGH_POSITIONS] = 1;
+        if (Kind == COPY_16 && p.limit != 0 && beyond && cell_not_finite(high[i], p.limit)) *beyond = 1;
+    }
+    uint4 *out = p.base.planes + ((row - cell % p.pair) * Parts + cell % p.pair) * p.base.pitch + at.flat;
+    uint4 *out_low = out + (int64_t)p.pair * p.base.pitch;
+    if constexpr (N == 2) {
+        phase_store(out, high, at.trade, live && at.real[0], live && at.real[1]);
+        if (Kind == SPLIT_F16) phase_store(out_low, low, at.trade, live && at.real[0], live && at.real[1]);
+    } else if (live && at.real[0]) {
+        *out = make_uint4(high[0][0], high[0][1], high[0][2], high[0][3]);
+        if (Kind == SPLIT_F16) *out_low = make_uint4(low[0][0], low[0][1], low[0][2], low[0][3]);
+    }
+}
+
+// Two neighbours of a row.
+template <class Element> struct alignas(2 * sizeof(Element)) PhasePair { Element at[2]; };
+
+// Those of `channels` channels, the first at an even place i of a row of `size`. What decides is the same for all of
+// them, so that they are loaded together.
+template <class Element, int Channels>
+__device__ __forceinline__ void phase_pairs(const Element *x, int64_t stride, int i, int size, int channels,
+                                            PhasePair<Element> (&v)[Channels])
+{
+#pragma unroll
+    for (int c = 0; c < Channels; c++) v[c] = PhasePair<Element>();
+    if (i >= 0 && i + 1 < size) {
+#pragma unroll
+        for (int c = 0; c < Channels; c++) if (c < channels) v[c] = *(const PhasePair<Element> *)(x + c * stride + i);
+    } else if (i >= 0 && i < size) {
+#pragma unroll
+        for (int c = 0; c < Channels; c++) if (c < channels) v[c].at[0] = x[c * stride + i];
+    }
 }
 
 // As planes_block of split.cuh, of one thread: its place, what it reads and where that goes. sum: of what it read.
-// base.pairs: the two w phases of a stride of 2, read together; with a lag, the second of position 0 is read alone.
-template <int Kind>
-__device__ __forceinline__ void phase_thread(const PhaseProblem &p, const PhasePlace &at, int plane, int cell,
-                                             int exponent, uint32_t *beyond, float (&sum)[CellKind<Kind>::Channels])
+// base.pairs: neighbours are read together, with a stride of 2 those of the two w phases. All threads of a warp.
+template <int Kind, int N>
+__device__ __forceinline__ void phase_thread(const PhaseProblem &p, const PhasePlace<N> &at, int plane, int cell,
+                                             int exponent, uint32_t *beyond, bool live,
+                                             float (&sum)[CellKind<Kind>::Channels])
 {
     typedef CellKind<Kind> Cell;
     typedef typename Cell::Element Element;
-    struct alignas(2 * sizeof(Element)) Pair { Element at[2]; };
     const PlanesProblem &b = p.base;
+    const int rd = plane / p.count[1], d = at.d * p.step[0] + p.begin[0][rd];
+    const int h = at.h * p.step[1] + p.begin[1][plane - rd * p.count[1]];
+    const bool inside = live && at.inside && d >= 0 && d < b.in[0] && h >= 0 && h < b.in[1];
     const int g = cell / b.cells_group, channel = (cell - g * b.cells_group) * Cell::Channels;
-    const int channels = at.inside ? min(b.in_group - channel, (int)Cell::Channels) : 0;
+    const int channels = inside ? min(b.in_group - channel, (int)Cell::Channels) : 0;
     const Element *x = (const Element *)b.x + at.n * b.stride[0] + (g * b.in_group + channel) * b.stride[1] +
-                       at.d * b.stride[2] + at.h * b.stride[3];
+                       d * b.stride[2] + h * b.stride[3];
     const int64_t out = (int64_t)plane * p.count[2] * b.cells + cell;
-    const bool follows = p.lag == 0 || (at.w + 1 < (int)b.w.by && at.flat + 1 < b.pitch);   // there is a later position
-    auto single = [&](int r, int later) {
-        alignas(16) Element v[Cell::Channels] = {};
-        const int i = (at.w + later) * p.step[2] + p.begin[2][r];
-        if (i >= 0 && i < b.in[2] && channels > 0)
-            load_cell(x + i * b.stride[4], b.stride[1], channels, b.vectors, v);
-        phase_store<Kind>(p, out + r * b.cells, at.flat + later, cell, v, exponent, beyond);
-        if (p.sums)
-#pragma unroll
-            for (int c = 0; c < Cell::Channels; c++) sum[c] += phase_value(v[c], p.limit);
-    };
-    const int w = at.w * p.step[2] + p.begin[2][0];
-    if (b.pairs && channels > 0 && w >= 0 && w + 1 < b.in[2]) {
-        Pair v[Cell::Channels] = {};
-#pragma unroll
-        for (int c = 0; c < Cell::Channels; c++) if (c < channels) v[c] = *(const Pair *)(x + c * b.stride[1] + w);
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            Element one[Cell::Channels];
-#pragma unroll
-            for (int c = 0; c < Cell::Channels; c++) one[c] = v[c].at[i];
-            if (i == 1 && !follows) continue;
-            phase_store<Kind>(p, out + i * b.cells, at.flat + i * p.lag, cell, one, exponent, beyond);
-        }
+    if (!inside) beyond = nullptr;
+    auto put = [&](int r, const Element (&v)[N][Cell::Channels]) {
+        phase_put<Kind>(p, at, out + r * b.cells, cell, v, exponent, beyond, live);
         if (p.sums)
 #pragma unroll
             for (int c = 0; c < Cell::Channels; c++)
-                sum[c] += phase_value(v[c].at[0], p.limit) + phase_value(v[c].at[1], p.limit);
+#pragma unroll
+                for (int i = 0; i < N; i++) sum[c] += phase_value(v[i][c], p.limit);
+    };
+    const int w = at.w * p.step[2] + p.begin[2][0];
+    if (N == 2 && b.pairs && p.count[2] == 1) {
+        PhasePair<Element> pair[Cell::Channels];
+        Element v[N][Cell::Channels];
+        phase_pairs(x, b.stride[1], w, at.real[1] ? b.in[2] : min(b.in[2], w + 1), at.real[0] ? channels : 0, pair);
+#pragma unroll
+        for (int c = 0; c < Cell::Channels; c++)
+#pragma unroll
+            for (int i = 0; i < N; i++) v[i][c] = pair[c].at[i];
+        put(0, v);
+    } else if (b.pairs && p.count[2] == 2) {
+        PhasePair<Element> pair[N][Cell::Channels];
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            phase_pairs(x, b.stride[1], w + 2 * i, b.in[2], at.real[i] ? channels : 0, pair[i]);
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            Element v[N][Cell::Channels];
+#pragma unroll
+            for (int c = 0; c < Cell::Channels; c++)
+#pragma unroll
+                for (int i = 0; i < N; i++) v[i][c] = pair[i][c].at[r];
+            put(r, v);
+        }
     } else {
-#pragma unroll 2
-        for (int r = 0; r < p.count[2]; r++) if (r != 1 || follows) single(r, r == 1 ? p.lag : 0);
+#pragma unroll 1
+        for (int r = 0; r < p.count[2]; r++) {
+            alignas(16) Element v[N][Cell::Channels] = {};
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                const int e = (at.w + i) * p.step[2] + p.begin[2][r];
+                if (e >= 0 && e < b.in[2] && channels > 0 && at.real[i])
+                    load_cell(x + e * b.stride[4], b.stride[1], channels, b.vectors, v[i]);
+            }
+            put(r, v);
+        }
     }
-    if (p.lag > 0 && at.w == 0) single(1, 0);
 }
 
-// One block's share: PHASE_ROWS rows of planes, at SPLIT_THREADS positions. again: only samples whose first scale was
-// too large, with the right one.
-template <int Kind> __device__ __forceinline__ void phase_block(const PhaseProblem &p, int block, bool again)
+// One block's share: PHASE_ROWS rows of planes, at SPLIT_THREADS slots. again: only samples whose first scale was too
+// large, with the right one.
+template <int Kind, int N = 2> __device__ __forceinline__ void phase_block(const PhaseProblem &p, int block, bool again)
 {
     enum { Channels = CellKind<Kind>::Channels };
     __shared__ int exponents[SPLIT_THREADS + 1];
     __shared__ float sums[PHASE_ROWS][SPLIT_THREADS / 32][Channels];
     const PlanesProblem &b = p.base;
     const int part = block % b.width, begin = part * SPLIT_THREADS, row0 = block / b.width * PHASE_ROWS;
-    const int sample = (int)p.sample.by, first = max(begin - p.lead, 0) / sample, flat = begin + (int)threadIdx.x;
+    const int first = begin / (int)p.slots.by;
+    PhasePlace<N> at(p, begin + (int)threadIdx.x);
     if (Kind == SPLIT_F16 && !again)
-        load_guesses(b, first, min(max(begin + SPLIT_THREADS - 1 - p.lead, 0) / sample, b.batch - 1) - first + 1,
-                     exponents);
+        load_guesses(b, first, min((begin + SPLIT_THREADS - 1) / (int)p.slots.by, b.batch - 1) - first + 1, exponents);
+    const uint32_t largest = again && at.n < b.batch ? b.beyond[at.n] : 0;
+    const bool live = !again || largest != 0;
+    at.trade = __shfl_xor_sync(0xffffffffu, (int)live, 1) && live && at.trade;
+    const int exponent = Kind != SPLIT_F16 || at.n >= b.batch ? 0 : again ? scale_exponent(largest)
+                                                                          : exponents[at.n - first];
+    if (Kind == SPLIT_F16 && row0 == 0 && at.first && live)
+        b.exponent[at.n] = again || b.exact ? exponent : usable_exponent(exponent);
 #pragma unroll 1
     for (int row = row0; row < min(row0 + PHASE_ROWS, b.height); row++) {
         const int cell = row % b.cells, plane = row / b.cells;
-        const PhasePlace at(p, flat, plane / p.count[1], plane % p.count[1]);
         float sum[Channels] = {};
-        uint32_t largest = 0;
-        if (flat < b.pitch && !(again && (at.n >= b.batch || (largest = b.beyond[at.n]) == 0))) {
-            const int exponent = Kind != SPLIT_F16 || at.n >= b.batch ? 0 : again ? scale_exponent(largest)
-                                                                                  : exponents[at.n - first];
-            phase_thread<Kind>(p, at, plane, cell, exponent,
-                               again || b.exact || !at.inside ? nullptr : b.beyond + at.n, sum);
-            if (Kind == SPLIT_F16 && row == 0 && at.first)
-                b.exponent[at.n] = again || b.exact ? exponent : usable_exponent(exponent);
-        }
+        phase_thread<Kind>(p, at, plane, cell, exponent, again || b.exact ? nullptr : b.beyond + at.n, live, sum);
+        if (part == 0 && !again)                // zeros before the first position
+            for (int i = threadIdx.x; i < p.lead; i += SPLIT_THREADS)
+                for (int j = 0; j < CellKind<Kind>::Parts; j++)
+                    b.planes[((int64_t)(row - cell % p.pair) * CellKind<Kind>::Parts + cell % p.pair + j * p.pair) *
+                             b.pitch + i] = make_uint4(0, 0, 0, 0);
         if (!p.sums || again) continue;
         const float total = phase_warp_sum(sum);
         if (threadIdx.x % (32 / Channels) == 0)
@@ -278,20 +371,23 @@ struct PhaseTensor {
     const void *data;
     const int64_t *stride, *size;
     int64_t channels, batch;
+    uint32_t limit;                         // of PhaseProblem
     int64_t count() const { return channels * size[0] * size[1] * size[2]; }    // of a sample
 };
+
+static inline uint32_t phase_limit(const convt3d_desc &d) { return d.dtype == CONVT3D_F16 ? 0x7c00 : 0x7f80; }
 
 static inline PhaseTensor phase_tensor_x(const convt3d__plan *plan, const convt3d_io *io)
 {
     const convt3d_desc &d = plan->desc;
-    return {io->x, d.x_stride, d.in_size, d.in_channels, d.batch};
+    return {io->x, d.x_stride, d.in_size, d.in_channels, d.batch, phase_limit(d)};
 }
 
 // size: the output's, three numbers that outlive this.
 static inline PhaseTensor phase_tensor_dy(const convt3d__plan *plan, const convt3d_io *io, const int64_t *size)
 {
     const convt3d_desc &d = plan->desc;
-    return {io->dy, d.dy_stride, size, d.out_channels, d.batch};
+    return {io->dy, d.dy_stride, size, d.out_channels, d.batch, phase_limit(d)};
 }
 
 // Is a sample one run of elements?
@@ -352,10 +448,56 @@ static inline bool phase_covers(const convt3d__plan *plan, const PhaseShape &s)
     return true;
 }
 
+// Where dy's planes lie from the beginning of the workspace, and what goes with them. sm90_dgrad and sm90_wgrad lay
+// them out alike where they can, so that the second finds what the first has left.
+struct PhaseRoom {
+    int64_t pitch, exponent, beyond, guess, sums, bytes;
+    int cells_group, cells;                 // of a group, of all
+};
+
+enum { PHASE_SLACK = 1024 };                // positions that tiles and stages may read beyond the last sample
+
+// Slots of a sample, `each` positions of a row; blocks of threads for those of `positions`.
+static inline int64_t phase_slots(int64_t sample, int64_t row, int each)
+{
+    return convt3d__ceil_div(sample, row) * convt3d__ceil_div(row, each);
+}
+static inline int phase_width(int64_t positions, int64_t sample, int64_t row, int each)
+{
+    return (int)convt3d__ceil_div(convt3d__ceil_div(positions, sample) * phase_slots(sample, row, each), SPLIT_THREADS);
+}
+
+static int64_t phase_round(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+
+static inline PhaseRoom phase_room(const convt3d__plan *plan, const PhaseShape &s, int cells_group, int parts)
+{
+    const convt3d_desc &d = plan->desc;
+    const int64_t size[3] = {plan->axis[0].out, plan->axis[1].out, plan->axis[2].out}, samples = d.batch * 4;
+    const convt3d_io none = {};
+    PhaseRoom r;
+    r.cells_group = cells_group;
+    r.cells = (int)d.groups * cells_group;
+    r.pitch = (d.batch * s.sample + s.reach + PHASE_SLACK) / 64 * 64;
+    r.exponent = phase_round(r.pitch * s.phases * r.cells * parts * 16);
+    r.beyond = phase_round(r.exponent + samples);
+    r.guess = phase_round(r.beyond + samples);
+    r.sums = phase_round(r.guess + samples * phase_guess_blocks(phase_tensor_dy(plan, &none, size)));
+    r.bytes = phase_round(r.sums + s.count[0] * s.count[1] * r.cells *
+                                       phase_width(r.pitch, s.sample, s.pitch[2], 1) * 32);
+    return r;
+}
+
+// Whether both have the same cells of dy, two of them side by side: not where one rounds to tf32.
+static inline bool phase_is_common(const convt3d__plan *plan)
+{
+    return convt3d__ceil_div(plan->out_group, 8) % 2 == 0 &&
+           !(plan->desc.dtype == CONVT3D_F32 && plan->desc.math == CONVT3D_TF32);
+}
+
 // How planes are laid out: channels a group in cells, `pair` of them side by side; positions of a sample and in all.
 struct PhaseLayout {
     int64_t sample, pitch;
-    int groups, in_group, cells_group, pair, lead;
+    int groups, in_group, cells_group, pair, lead, each;     // each: positions of a thread
 };
 
 // phases: of dy, or null for x, whose positions are the shape's all the same.
@@ -373,9 +515,11 @@ PhaseProblem phase_problem(const PhaseTensor &t, const PhaseShape &s, bool phase
     b.batch = (int)t.batch;
     b.in_group = l.in_group;  b.cells_group = l.cells_group;  b.cells = l.groups * l.cells_group;
     b.pitch = (int)l.pitch;
-    b.width = (int)convt3d__ceil_div(l.pitch, SPLIT_THREADS);
+    b.width = phase_width(l.pitch - l.lead, l.sample, s.pitch[2], l.each);
     b.d = divisor_of(s.pitch[0]);  b.h = divisor_of(s.pitch[1]);  b.w = divisor_of(s.pitch[2]);
-    p.sample = divisor_of(l.sample);
+    p.sample = (int)l.sample;
+    p.across = divisor_of(convt3d__ceil_div(s.pitch[2], l.each));
+    p.slots = divisor_of(phase_slots(l.sample, s.pitch[2], l.each));
     p.pair = l.pair;  p.lead = l.lead;
     for (int a = 0; a < 5; a++) b.stride[a] = t.stride[a];
     for (int a = 0; a < 3; a++) {
@@ -386,16 +530,16 @@ PhaseProblem phase_problem(const PhaseTensor &t, const PhaseShape &s, bool phase
     }
     b.height = p.count[0] * p.count[1] * b.cells;
     bool vectors = (uintptr_t)t.data % 16 == 0 && t.stride[1] == 1 && l.in_group % Cell::Channels == 0;
-    const int lag = (p.begin[2][0] + 1 - p.begin[2][1]) / 2;
-    bool pairs = p.step[2] == 2 && p.count[2] == 2 && t.stride[4] == 1 && (uintptr_t)t.data % (2 * size) == 0 &&
-                 lag >= 0 && lag <= 1;
+    bool pairs = t.stride[4] == 1 && (uintptr_t)t.data % (2 * size) == 0 && p.begin[2][0] % 2 == 0 &&
+                 (p.step[2] == 1 ? p.count[2] == 1
+                                 : p.step[2] == 2 && p.count[2] == 2 && p.begin[2][1] == p.begin[2][0] + 1);
     for (int a = 0; a < 5; a++) {
         vectors = vectors && (a == 1 || t.stride[a] * size % 16 == 0);
         pairs = pairs && (a == 4 || t.stride[a] % 2 == 0);
     }
     b.vectors = vectors;
     b.pairs = pairs;
-    p.lag = pairs ? lag : 0;
+    p.limit = t.limit;
     return p;
 }
 

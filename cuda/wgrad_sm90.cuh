@@ -11,6 +11,7 @@
 //           entries each or, where there are more than 8 cells of x (tall), both the same T, with 8 cells each. The sum
 //           over positions is cut into pieces, as the shape says; what they give is merged in order, in double. dbias
 //           is summed with dy's planes where these hold all of it.
+// Left      Where sm90_dgrad has just made dx, dy's planes are in the workspace.
 // f32       three f16 products of scaled halves (split.cuh), added to f32 registers after every 64 positions, with the
 //           scale of their sample. CONVT3D_TF32: the product of the high halves alone, which have tf32's digits but for
 //           values 2^28 times smaller than the largest of their sample; stages near such a value, which the pass that
@@ -20,9 +21,10 @@
 // NaN, inf  and samples whose scales lie more than 2^100 apart: dw is summed by wgrad_merge_kernel, from x and dy.
 // Launches  scales and dbias, operands, what the guess of split.cuh missed, products, merging.
 // Requires  sm_90; not f64; stride <= 16, at most 400 taps, 128 along w, 2^30 positions with their zeros.
-// Measured  one H200, NCDHW, f32 with dbias, of the floor: 0.64 (kb_l2_61 1.47 ms), 0.43-0.53 (kb_l1_61 2.47,
-//           gan_128_64_32 3.9, kb_l1_68 9.9), kernel == stride 0.26 (nnunet_64_32_64 0.61), where most goes into the
-//           planes. f16 and bf16 take 0.35-0.6 of the time. With copies by one warp alone it took 1.4 times as long.
+// Measured  one H200, NCDHW, products alone and all of dw and dbias after dx, ms in f32 and f16: unet3d_128_64 0.30 and
+//           0.13, 0.37 and 0.20; gan_128_64_32 2.36 and 0.76, 2.59 and 0.92; gan_512_256_4 0.26 and 0.10, 0.35 and
+//           0.18; kb_l2_61, where no planes are left, 1.05 and 0.37, 1.38 and 0.64. With copies by one warp alone it
+//           took 1.4 times as long.
 // CONVT3D_CUDA_PART 14.
 #pragma once
 
@@ -74,7 +76,9 @@ struct WgradProblem {
     const int *x_exponent, *y_exponent;     // of each sample, for a split
     const int *x_rough, *y_rough;           // of PhaseProblem
     float *partial;                         // [piece][unit][entry][64 or, if tall, 128][NB]
-    int batch, x_pitch, y_pitch, sample;    // positions: of a row of planes, of a sample
+    int batch, x_pitch, y_pitch;            // positions of a row of planes; of a sample:
+    int x_sample, y_sample;
+    int y_pair;                             // cells of dy side by side in a part
     int reach;                              // the last position of dy that a stage meets, from its first
     int chunks, piece;                      // stages of all samples; of a piece
     int units, m_blocks, tile_entries;      // of a super-group: blocks of input channels, of entries
@@ -173,27 +177,32 @@ template <class C> __device__ void wgrad_rows(const WgradProblem &p, const Wgrad
         const int s = i / C::Cells, column = t->block[s] * C::Cells + i - s * C::Cells, row = column / p.y_super;
         const int cell = unit.super * p.y_super + column - row * p.y_super;
         const bool real = row < p.rows && cell < p.y_cells;
-        t->row[i] = real ? (int64_t)((p.row_phase[row] * p.classes + t->of_class[s]) * p.y_cells + cell) * C::Parts *
-                           p.y_pitch + p.row_shift[row] : -1;
+        const int64_t phase = real ? p.row_phase[row] * p.classes + t->of_class[s] : 0;
+        t->row[i] = real ? ((phase * p.y_cells + cell - cell % p.y_pair) * C::Parts + cell % p.y_pair) * p.y_pitch +
+                           p.row_shift[row] : -1;
         if (real) atomicAdd(&t->cells, t->length[s]);
     }
 }
 
-// The position of a chunk's first element, the same in x and (but for the shift) dy.
-__device__ __forceinline__ int wgrad_position(const WgradProblem &p, int chunk, int k, int *n)
-{
-    uint32_t rest;
-    *n = (int)divide((uint32_t)chunk, p.sample_chunks, &rest);
-    return *n * p.sample + (int)rest * k;
-}
+// Where a chunk begins in x and (but for the shift) in dy.
+struct WgradPlace {
+    int n, x, y;
+    __device__ __forceinline__ WgradPlace(const WgradProblem &p, int chunk, int k)
+    {
+        uint32_t rest;
+        n = (int)divide((uint32_t)chunk, p.sample_chunks, &rest);
+        x = p.x_lead + n * p.x_sample + (int)rest * k;
+        y = n * p.y_sample + (int)rest * k;
+    }
+};
 
 // Whether high halves alone do not do for a stage; the same in all threads of the warp.
-__device__ __forceinline__ bool wgrad_is_rough(const WgradProblem &p, int position, int positions)
+__device__ __forceinline__ bool wgrad_is_rough(const WgradProblem &p, const WgradPlace &at, int positions)
 {
-    const int x_first = max(0, p.x_lead + position - p.stack * p.step) / ROUGH_POSITIONS;
-    const int y_first = position / ROUGH_POSITIONS, lane = threadIdx.x % 32;
-    const int x_last = min(p.x_pitch - 1, p.x_lead + position + positions) / ROUGH_POSITIONS;
-    const int y_last = min(p.y_pitch - 1, position + p.reach) / ROUGH_POSITIONS;
+    const int x_first = max(0, at.x - p.stack * p.step) / ROUGH_POSITIONS;
+    const int y_first = at.y / ROUGH_POSITIONS, lane = threadIdx.x % 32;
+    const int x_last = min(p.x_pitch - 1, at.x + positions) / ROUGH_POSITIONS;
+    const int y_last = min(p.y_pitch - 1, at.y + p.reach) / ROUGH_POSITIONS;
     int any = 0;
     for (int i = x_first + lane; i <= x_last; i += 32) any |= __ldg(p.x_rough + i);
     for (int i = y_first + lane; i <= y_last; i += 32) any |= __ldg(p.y_rough + i);
@@ -211,12 +220,12 @@ __device__ __forceinline__ void wgrad_load(const WgradProblem &p, const WgradUni
     const int stage_cells = C::XCells + p.segments * C::Parts * C::Cells * p.pitch;
     const int width = p.stack > 1 ? p.x_super : C::XBlocks * 8;         // of a copy of x
     const uint32_t bytes = (uint32_t)(x_rows * C::K + t.cells) * 16;    // of a part
-    int stage = 0, n;
+    int stage = 0;
     uint32_t parity = 1;
     for (int chunk = begin; chunk < end; chunk++) {
-        const int position = wgrad_position(p, chunk, C::K, &n);
+        const WgradPlace at(p, chunk, C::K);
         const uint32_t base = shared + (uint32_t)(stage * stage_cells) * 16, barrier = full + stage * 8;
-        const bool all = !C::Tf32 || wgrad_is_rough(p, position, C::K);
+        const bool all = !C::Tf32 || wgrad_is_rough(p, at, C::K);
         barrier_wait(empty + stage * 8, parity);
         if (worker == 0) {
             if (C::Tf32) rough[stage] = all;
@@ -227,7 +236,7 @@ __device__ __forceinline__ void wgrad_load(const WgradProblem &p, const WgradUni
             int part = worker % C::Parts, row = worker / C::Parts, behind = row / width, cell = row % width;
             if (cell < unit.x_cells && (all || part == 0))
                 bulk_load(base + (uint32_t)(((row / 8 * C::Parts + part) * 8 + row % 8) * C::K) * 16,
-                          p.x + (int64_t)((unit.x_cell + cell) * C::Parts + part) * p.x_pitch + p.x_lead + position -
+                          p.x + (int64_t)((unit.x_cell + cell) * C::Parts + part) * p.x_pitch + at.x -
                               behind * p.step, C::K * 16, barrier);
         }
         for (int i = worker; i < t.segments * C::Parts * C::Cells; i += 128) {
@@ -236,7 +245,8 @@ __device__ __forceinline__ void wgrad_load(const WgradProblem &p, const WgradUni
             int64_t from = t.row[s * C::Cells + row % C::Cells];
             if (from >= 0 && (all || part == 0))
                 bulk_load(base + (uint32_t)(C::XCells + i * p.pitch) * 16,
-                          p.dy + (from + (int64_t)part * p.y_pitch + position), (uint32_t)t.length[s] * 16, barrier);
+                          p.dy + (from + (int64_t)(part * p.y_pair) * p.y_pitch + at.y), (uint32_t)t.length[s] * 16,
+                          barrier);
         }
         if (++stage == p.stages) { stage = 0;  parity ^= 1; }
     }
@@ -324,16 +334,16 @@ __device__ __forceinline__ void wgrad_consume(const WgradProblem &p, const Wgrad
     const int stage_cells = C::XCells + p.segments * C::Parts * C::Cells * p.pitch;
     const uint64_t a0 = wgrad_descriptor(shared + (C::Tall ? group * C::Parts * 8 * C::K * 16 : 0), C::K);
     const uint64_t b0 = wgrad_descriptor(shared + C::XCells * 16, p.pitch);
-    int offset[C::T], stage = 0, n = -1, now;
+    int offset[C::T], stage = 0, n = -1;
     uint32_t parity = 0;
     float sum[C::T][C::NB / 2] = {}, scale = 1;
 #pragma unroll
     for (int i = 0; i < C::T; i++) offset[i] = __shfl_sync(0xffffffffu, t.offset[(C::Tall ? 0 : group * C::T) + i], 0);
 #pragma unroll 1
     for (int chunk = begin; chunk < end; chunk++) {
-        wgrad_position(p, chunk, C::K, &now);
-        if (C::Split && now != n) {
-            n = now;
+        const WgradPlace at(p, chunk, C::K);
+        if (C::Split && at.n != n) {
+            n = at.n;
             scale = power_of_two(max(-126, least - usable_exponent(p.x_exponent[n]) -
                                            usable_exponent(p.y_exponent[n])));
         }
@@ -491,24 +501,28 @@ wgrad_scan_kernel(const __grid_constant__ GuessProblem x, const __grid_constant_
     if (threadIdx.x == 0) p.beyond[block < x_blocks ? block : block - x_blocks] = 0;
 }
 
-template <int Kind>
-__global__ void __launch_bounds__(SPLIT_THREADS)
+// N: positions of a thread. The bound keeps as many threads as hide the latency of their loads.
+template <int Kind, int N>
+__global__ void __launch_bounds__(SPLIT_THREADS, N == 1 ? 4 : 3)
 wgrad_planes_kernel(const __grid_constant__ PhaseProblem x, const __grid_constant__ PhaseProblem dy, int x_blocks)
 {
-    if ((int)blockIdx.x < x_blocks) phase_block<Kind>(x, blockIdx.x, false);
-    else phase_block<Kind>(dy, blockIdx.x - x_blocks, false);
+    if ((int)blockIdx.x < x_blocks) phase_block<Kind, N>(x, blockIdx.x, false);
+    else phase_block<Kind, N>(dy, blockIdx.x - x_blocks, false);
 }
 
-static __global__ void __launch_bounds__(SPLIT_THREADS)
-wgrad_again_kernel(const __grid_constant__ PhaseProblem x, const __grid_constant__ PhaseProblem dy)
+template <int N>
+__global__ void __launch_bounds__(SPLIT_THREADS)
+wgrad_again_kernel(const __grid_constant__ PhaseProblem x, const __grid_constant__ PhaseProblem dy, bool x_alone)
 {
     if (!x.base.exact && planes_beyond(x.base))
-        for (int i = blockIdx.x; i < phase_blocks(x); i += gridDim.x) phase_block<SPLIT_F16>(x, i, true);
-    if (!dy.base.exact && planes_beyond(dy.base))
-        for (int i = blockIdx.x; i < phase_blocks(dy); i += gridDim.x) phase_block<SPLIT_F16>(dy, i, true);
+        for (int i = blockIdx.x; i < phase_blocks(x); i += gridDim.x) phase_block<SPLIT_F16, N>(x, i, true);
+    if (!x_alone && !dy.base.exact && planes_beyond(dy.base))
+        for (int i = blockIdx.x; i < phase_blocks(dy); i += gridDim.x) phase_block<SPLIT_F16, N>(dy, i, true);
 }
 
 // ---- after: pieces to dw ----
+
+enum { MERGE_MOST = 8 * PHASE_MOST_TAPS };  // sums of a block
 
 struct WgradMerge {
     const float *partial;
@@ -520,9 +534,10 @@ struct WgradMerge {
     const void *x, *dy;                     // for the exact sum
     Axis<int32_t> axis[3];
     int64_t x_stride[5], y_stride[5], count;    // elements of dw
-    int batch, pieces, units, tile, nb, accumulate, bias_parts, channels;
+    int batch, pieces, units, tile, nb, accumulate, bias_parts, channels, in_channels;
     int in_group, out_group, taps, x_cells_group, y_cells_group, x_super, y_super, y_cells;
     int m_blocks, m_cells, tile_entries, stack, sum_rows, sum_width;
+    int cells, across, slices;              // of dy for a block; blocks for one input channel; shares of the pieces
     // Of a tap along the inner axes: its entry in the first segment of its class, entries of a segment, which copy of x
     // it has.
     int inner;
@@ -555,13 +570,13 @@ __device__ __forceinline__ int64_t wgrad_place(const WgradMerge &p, int ic, int 
 {
     const int g = ic / p.in_group, c = ic - g * p.in_group;
     const int x_cell = g * p.x_cells_group + c / 8, super = x_cell / p.x_super, x = x_cell - super * p.x_super;
-    const int row = tap / p.inner, k = tap - row * p.inner;
-    const int column = row * p.y_super + g * p.y_cells_group + oc / 8 - super * p.y_super, cells = p.nb / 8;
+    const int outer = tap / p.inner, k = tap - outer * p.inner;
+    const int column = outer * p.y_super + g * p.y_cells_group + oc / 8 - super * p.y_super, cells = p.nb / 8;
     const int entry = p.first_entry[k] + column / cells * p.columns[k];
     const int unit = (super * p.m_blocks + x / p.m_cells) * p.tile_entries + entry / p.tile;
     const int m = p.stack > 1 ? p.behind[k] * p.x_super + x : x % p.m_cells;
-    const int64_t at = (((int64_t)unit * p.tile + entry % p.tile) * p.m_cells + m) * 8 + c % 8;
-    return at * p.nb + column % cells * 8 + oc % 8;
+    const int64_t row = (((int64_t)unit * p.tile + entry % p.tile) * p.m_cells + m) * 8 + c % 8;
+    return row * p.nb + column % cells * 8 + oc % 8;
 }
 
 template <class T> __device__ __forceinline__ void wgrad_put(T *to, double value, bool accumulate)
@@ -625,30 +640,49 @@ template <class T> __device__ void wgrad_merge_bias(const WgradMerge &p, int oc)
     if (threadIdx.x == 0) wgrad_put((T *)p.dbias + oc, sums[0], p.accumulate & CONVT3D_BACKWARD_BIAS);
 }
 
+// All taps of `cells` cells of dy and one input channel, which lie together in dw: four channels a thread, and one in
+// `slices` of the pieces.
+template <class T> __device__ __forceinline__ void wgrad_merge_tile(const WgradMerge &p, int tile, double *shared)
+{
+    const int ic = tile / p.across, first = (tile - ic * p.across) * p.cells;
+    const int cells = min(p.cells, p.y_cells_group - first), elements = cells * 8 * p.taps, items = elements / 4;
+    const int64_t size = (int64_t)p.units * p.tile * p.m_cells * 8 * p.nb;
+    for (int i = threadIdx.x; i < items * p.slices; i += SPLIT_THREADS) {
+        const int slice = i / items, rest = (i - slice * items) / p.taps, tap = i - slice * items - rest * p.taps;
+        const float *from = p.partial + wgrad_place(p, ic, first * 8 + rest * 4, tap);
+        double sum[4] = {};
+#pragma unroll 8
+        for (int piece = slice; piece < p.pieces; piece += p.slices) {
+            const float4 v = *(const float4 *)(from + piece * size);
+            sum[0] += (double)v.x;  sum[1] += (double)v.y;  sum[2] += (double)v.z;  sum[3] += (double)v.w;
+        }
+#pragma unroll
+        for (int j = 0; j < 4; j++) shared[slice * elements + (rest * 4 + j) * p.taps + tap] = sum[j];
+    }
+    __syncthreads();
+    T *to = (T *)p.dw + ((int64_t)ic * p.out_group + first * 8) * p.taps;
+    for (int i = threadIdx.x; i < min(cells * 8, p.out_group - first * 8) * p.taps; i += SPLIT_THREADS) {
+        double sum = shared[i];
+        for (int slice = 1; slice < p.slices; slice++) sum += shared[slice * elements + i];
+        wgrad_put(to + i, sum, p.accumulate & CONVT3D_BACKWARD_W);
+    }
+    __syncthreads();
+}
+
 template <class T>
 __global__ void __launch_bounds__(SPLIT_THREADS) wgrad_merge_kernel(const __grid_constant__ WgradMerge p)
 {
-    const int64_t thread = (int64_t)blockIdx.x * SPLIT_THREADS + threadIdx.x;
-    const int64_t threads = (int64_t)gridDim.x * SPLIT_THREADS;
-    if (p.dbias)
-        for (int oc = blockIdx.x; oc < p.channels; oc += gridDim.x) wgrad_merge_bias<T>(p, oc);
-    if (!p.dw) return;
+    __shared__ double shared[MERGE_MOST];
+    const int before = p.dbias ? p.channels : 0, block = (int)blockIdx.x - before, blocks = (int)gridDim.x - before;
+    if (block < 0) return wgrad_merge_bias<T>(p, (int)blockIdx.x);
     if (wgrad_unfit(p)) {
-        for (int64_t i = blockIdx.x; i < p.count; i += gridDim.x) {
+        for (int64_t i = block; i < p.count; i += blocks) {
             int64_t pair = i / p.taps;
             wgrad_exact(p, (int)(pair / p.out_group), (int)(pair % p.out_group), (int)(i % p.taps), (T *)p.dw + i);
         }
         return;
     }
-    const int64_t size = (int64_t)p.units * p.tile * p.m_cells * 8 * p.nb;
-    for (int64_t i = thread; i < p.count; i += threads) {
-        int pair = (int)(i / p.taps), ic = pair / p.out_group;
-        const float *from = p.partial + wgrad_place(p, ic, pair - ic * p.out_group, (int)(i - (int64_t)pair * p.taps));
-        double sum = 0;
-#pragma unroll 8
-        for (int piece = 0; piece < p.pieces; piece++) sum += (double)from[piece * size];
-        wgrad_put((T *)p.dw + i, sum, p.accumulate & CONVT3D_BACKWARD_W);
-    }
+    for (int tile = block; tile < p.in_channels * p.across; tile += blocks) wgrad_merge_tile<T>(p, tile, shared);
 }
 
 // ---- the host's side ----
@@ -665,7 +699,8 @@ struct WgradShape {
     int32_t row_shift[PHASE_MOST_TAPS];
     uint8_t tap_class[WGRAD_MOST_INNER], tap_column[WGRAD_MOST_INNER], tap_behind[WGRAD_MOST_INNER];
     int pitch, segments, stages, chunks, sample_chunks, piece, pieces;  // chunks: of all samples
-    int64_t sample, x_pitch, y_pitch, x_lead;
+    int64_t x_sample, x_pitch, x_lead;
+    PhaseRoom room;                         // of dy's planes
     int tile() const { return tall ? t : 2 * t; }
     int m_cells() const { return tall ? 16 : 8; }
 };
@@ -739,6 +774,7 @@ static bool wgrad_classes(const convt3d__plan *plan, WgradShape *s, int outer, i
     const PhaseShape &p = s->phases;
     const int step = (int)plan->axis[2].in_step;
     int across[PHASE_MOST_STRIDE] = {}, rows[WGRAD_MOST_CLASSES] = {};      // taps along w of its phases; of the rest
+    int order[WGRAD_MOST_INNER];                                            // of a tap along w among those of its phase
     s->outer = outer;  s->stack = stack;  s->column_step = step;
     s->rows = s->inner = s->classes = 1;
     for (int a = 0; a < 3; a++) {
@@ -754,10 +790,10 @@ static bool wgrad_classes(const convt3d__plan *plan, WgradShape *s, int outer, i
         s->row_phase[r] = (uint16_t)t.phase;
         s->row_shift[r] = (int32_t)t.shift;
     }
-    for (int k = 0; k < (int)plan->axis[2].kernel; k++) across[p.at[2][k]]++;
+    for (int k = 0; k < (int)plan->axis[2].kernel; k++) order[k] = across[p.at[2][k]]++;
     for (int i = 0; i < s->inner; i++) {
         const WgradTap t = wgrad_tap(plan, p, outer, 3, i);
-        rows[t.phase] += p.q[2][t.k[2]] == 0;
+        rows[t.phase] += order[t.k[2]] == 0;
     }
     for (int c = 0, first = 0; c < s->classes; c++) {
         s->first_column[c] = (uint16_t)first;
@@ -768,7 +804,7 @@ static bool wgrad_classes(const convt3d__plan *plan, WgradShape *s, int outer, i
     }
     for (int i = 0; i < s->inner; i++) {
         const WgradTap t = wgrad_tap(plan, p, outer, 3, i);
-        const int index = p.q[2][t.k[2]] / step, of_class = t.phase, w = p.at[2][t.k[2]];
+        const int index = order[t.k[2]], of_class = t.phase, w = p.at[2][t.k[2]];
         const int64_t at = t.shift - index % stack * step;
         if (index == 0) rows[of_class]++;
         if (at > WGRAD_MOST_PITCH) return false;
@@ -839,7 +875,8 @@ static double wgrad_cycles(const WgradShape &s, double cells)
     double cycles = steps * (s.mode == WGRAD_SPLIT ? one(2 * s.nb) + one(s.nb) : one(s.nb));
     const double shared = steps * (16 + s.nb / 4) + bytes / 128;
     if (s.mode != WGRAD_SPLIT && cycles < shared) cycles = shared;
-    return cycles + 100 > bytes / 24 ? cycles + 100 : bytes / 24;
+    const double fetch = bytes / (s.phases.phases == 1 ? 38 : 25);     // of one plane, tiles share most
+    return cycles + 100 > fetch ? cycles + 100 : fetch;
 }
 
 // Pieces of the sum over positions, by the shape alone: what a card of 132 multiprocessors takes least time for.
@@ -870,21 +907,20 @@ static bool wgrad_positions(const convt3d__plan *plan, WgradShape *s)
     const int64_t last = ((d.in_size[0] - 1) * p.pitch[1] + d.in_size[1] - 1) * p.pitch[2] + d.in_size[2];
     s->x_lead = (s->stack - 1) * s->column_step;
     int64_t chunks = convt3d__ceil_div(last + s->x_lead, s->k);
-    s->sample = convt3d__max(convt3d__ceil_div(p.sample, s->k), chunks) * s->k;
-    if (s->sample > limit / d.batch || p.reach > limit) return false;
+    s->x_sample = chunks * s->k;
+    if (convt3d__max(s->x_sample, p.sample) > limit / d.batch || p.reach > limit || s->x_lead > PHASE_SLACK / 2)
+        return false;
     const int64_t all = convt3d__ceil_div((d.batch - 1) * p.sample + last + s->x_lead, s->k);
     s->sample_chunks = (int)chunks;
     chunks *= d.batch;
     if (s->parts == 1 && all < chunks) {
         s->sample_chunks = (int)all;
-        s->sample = p.sample;
+        s->x_sample = p.sample;
         chunks = all;
     }
-    const int64_t positions = convt3d__max(d.batch * s->sample, chunks * s->k);
     s->chunks = (int)chunks;
-    s->x_pitch = s->x_lead + positions;
-    s->y_pitch = positions + (p.reach + 256 + s->k) / 64 * 64;
-    return s->y_pitch / 128 * p.phases <= INT32_MAX / 4 / (s->x_cells + s->y_cells);
+    s->x_pitch = s->x_lead + convt3d__max(d.batch * s->x_sample, chunks * s->k);
+    return convt3d__max(s->x_pitch, s->room.pitch) / 128 * p.phases <= INT32_MAX / 4 / (s->x_cells + s->y_cells);
 }
 
 // What the best choice so far must be beaten by.
@@ -949,43 +985,38 @@ static const char *wgrad_shape(const convt3d__plan *plan, WgradShape *s, double 
     if (d.groups * s->x_cells_group > 65536 || d.groups * s->y_cells_group > 65536) return "too many channels";
     s->x_cells = (int)d.groups * s->x_cells_group;
     s->y_cells = (int)d.groups * s->y_cells_group;
+    s->room = phase_room(plan, s->phases, s->y_cells_group, s->parts);
     if (plan->axis[2].kernel > WGRAD_MOST_INNER) return "more than 128 taps along w";
     *cycles = wgrad_choose(plan, s);
     return *cycles > 0 ? "" : "too many positions, or taps too far apart for shared memory";
 }
 
 struct WgradLayout {
-    int64_t dy, x_exponent, y_exponent, x_beyond, y_beyond, x_guess, y_guess, bias, sums, x_rough, y_rough, partial;
+    int64_t x, x_exponent, x_beyond, x_guess, bias, x_rough, y_rough, partial;
     int64_t bias_part, bias_parts, bytes;
 };
 
-static int64_t wgrad_round(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+static int64_t wgrad_round(int64_t bytes) { return phase_round(bytes); }
 
 static bool wgrad_channels_last(const convt3d_desc &d) { return d.dy_stride[1] < d.dy_stride[4]; }
 
 static WgradLayout wgrad_layout(const convt3d__plan *plan, const WgradShape &s)
 {
     const convt3d_desc &d = plan->desc;
-    const int64_t size[3] = {plan->axis[0].out, plan->axis[1].out, plan->axis[2].out}, samples = d.batch * 4;
-    const int64_t positions = d.batch * size[0] * size[1] * size[2];
+    const int64_t positions = d.batch * plan->axis[0].out * plan->axis[1].out * plan->axis[2].out;
     const convt3d_io none = {};
     WgradLayout l;
-    l.dy = wgrad_round(s.x_pitch * s.x_cells * s.parts * 16);
-    l.x_exponent = wgrad_round(l.dy + s.y_pitch * s.y_cells * s.phases.phases * s.parts * 16);
-    l.y_exponent = wgrad_round(l.x_exponent + samples);
-    l.x_beyond = wgrad_round(l.y_exponent + samples);
-    l.y_beyond = wgrad_round(l.x_beyond + samples);
-    l.x_guess = wgrad_round(l.y_beyond + samples);
-    l.y_guess = wgrad_round(l.x_guess + samples * phase_guess_blocks(phase_tensor_x(plan, &none)));
-    l.bias = wgrad_round(l.y_guess + samples * phase_guess_blocks(phase_tensor_dy(plan, &none, size)));
-    l.bias_part = wgrad_channels_last(d) ? 4096 : 16384;
+    l.x = s.room.bytes;
+    l.x_exponent = wgrad_round(l.x + s.x_pitch * s.x_cells * s.parts * 16);
+    l.x_beyond = wgrad_round(l.x_exponent + d.batch * 4);
+    l.x_guess = wgrad_round(l.x_beyond + d.batch * 4);
+    l.bias = wgrad_round(l.x_guess + d.batch * 4 * phase_guess_blocks(phase_tensor_x(plan, &none)));
+    l.bias_part = wgrad_channels_last(d) ? 4096 : positions / 65536 * d.out_channels >= 2112 ? 65536 : 16384;
     l.bias_part = convt3d__max(l.bias_part, convt3d__ceil_div(positions, 1024));
     l.bias_parts = convt3d__ceil_div(positions, l.bias_part);
-    l.sums = wgrad_round(l.bias + l.bias_parts * d.out_channels * 8);
-    l.x_rough = wgrad_round(l.sums + s.phases.count[0] * s.phases.count[1] * s.y_cells *
-                                         convt3d__ceil_div(s.y_pitch, SPLIT_THREADS) * 32);
+    l.x_rough = wgrad_round(l.bias + l.bias_parts * d.out_channels * 8);
     l.y_rough = l.x_rough + convt3d__ceil_div(s.x_pitch, ROUGH_POSITIONS) * 4;
-    l.partial = wgrad_round(l.y_rough + convt3d__ceil_div(s.y_pitch, ROUGH_POSITIONS) * 4);
+    l.partial = wgrad_round(l.y_rough + convt3d__ceil_div(s.room.pitch, ROUGH_POSITIONS) * 4);
     l.bytes = l.partial + (int64_t)s.pieces * s.units * 2 * s.t * 64 * s.nb * 4;
     return l;
 }
@@ -1008,22 +1039,36 @@ static WgradBias wgrad_bias(const convt3d__plan *plan, const convt3d_io *io, con
     return p;
 }
 
+// Whether sm90_dgrad has just made dx, and left dy's planes in the workspace.
+static bool wgrad_is_left(const convt3d__plan *plan)
+{
+    return (plan->pass & CONVT3D_BACKWARD_X) != 0 && phase_is_common(plan);
+}
+
+// As sm90_dgrad has them.
+static int wgrad_pair(const WgradShape &s) { return s.y_cells_group % 2 == 0 ? 2 : 1; }
+
+// Positions of a thread that makes planes: two where rows come as they are or, left by sm90_dgrad, only x is made.
+static int wgrad_each(const convt3d__plan *plan) { return plan->axis[2].stride == 1 || wgrad_is_left(plan) ? 2 : 1; }
+
 static WgradProblem wgrad_problem(const convt3d__plan *plan, const convt3d_io *io, const WgradShape &s,
                                   const WgradLayout &l)
 {
     const char *workspace = (const char *)io->workspace;
     const bool split = s.parts == 2;
     WgradProblem p = {};
-    p.x = (const uint4 *)workspace;
-    p.dy = (const uint4 *)(workspace + l.dy);
+    p.x = (const uint4 *)(workspace + l.x);
+    p.dy = (const uint4 *)workspace;
     p.x_exponent = split ? (const int *)(workspace + l.x_exponent) : nullptr;
-    p.y_exponent = split ? (const int *)(workspace + l.y_exponent) : nullptr;
+    p.y_exponent = split ? (const int *)(workspace + s.room.exponent) : nullptr;
     p.x_rough = (const int *)(workspace + l.x_rough);
     p.y_rough = (const int *)(workspace + l.y_rough);
     p.reach = (int)s.phases.reach + s.pitch;
     p.partial = (float *)((char *)io->workspace + l.partial);
     p.batch = (int)plan->desc.batch;
-    p.x_pitch = (int)s.x_pitch;  p.y_pitch = (int)s.y_pitch;  p.sample = (int)s.sample;
+    p.x_pitch = (int)s.x_pitch;  p.y_pitch = (int)s.room.pitch;
+    p.x_sample = (int)s.x_sample;  p.y_sample = (int)s.phases.sample;
+    p.y_pair = wgrad_pair(s);
     p.chunks = s.chunks;  p.piece = s.piece;
     p.units = s.units;  p.m_blocks = s.m_blocks;  p.tile_entries = s.tile_entries;
     p.entries = s.entries;  p.rows = s.rows;
@@ -1053,9 +1098,9 @@ static WgradMerge wgrad_merge(const convt3d__plan *plan, const convt3d_io *io, c
     p.bias_sums = (const double *)(workspace + l.bias);
     p.dw = io->dw;  p.dbias = io->dbias;
     p.x_exponent = split ? (const int *)(workspace + l.x_exponent) : nullptr;
-    p.y_exponent = split ? (const int *)(workspace + l.y_exponent) : nullptr;
+    p.y_exponent = split ? (const int *)(workspace + s.room.exponent) : nullptr;
     p.x_flag = (const uint32_t *)(workspace + l.x_beyond);
-    p.y_flag = (const uint32_t *)(workspace + l.y_beyond);
+    p.y_flag = (const uint32_t *)(workspace + s.room.beyond);
     p.x = io->x;  p.dy = io->dy;
     for (int a = 0; a < 3; a++) p.axis[a] = axis_of<int32_t>(plan->axis[a]);
     for (int i = 0; i < 5; i++) { p.x_stride[i] = d.x_stride[i];  p.y_stride[i] = d.dy_stride[i]; }
@@ -1069,7 +1114,15 @@ static WgradMerge wgrad_merge(const convt3d__plan *plan, const convt3d_io *io, c
     p.x_super = s.x_super;  p.y_super = s.y_super;  p.y_cells = s.y_cells;
     p.m_blocks = s.m_blocks;  p.m_cells = s.m_cells();  p.tile_entries = s.tile_entries;
     p.sum_rows = s.phases.count[0] * s.phases.count[1];
-    p.sum_width = (int)convt3d__ceil_div(s.y_pitch, SPLIT_THREADS);
+    p.sum_width = phase_width(s.room.pitch, s.phases.sample, s.phases.pitch[2], wgrad_each(plan));
+    p.in_channels = (int)d.in_channels;
+    p.cells = (int)convt3d__max(1, convt3d__min(p.y_cells_group, MERGE_MOST / 8 / p.taps));
+    while (p.cells > 1 && d.in_channels * convt3d__ceil_div(p.y_cells_group, p.cells) < 528)
+        p.cells = (p.cells + 1) / 2;
+    p.across = (int)convt3d__ceil_div(p.y_cells_group, p.cells);
+    p.slices = 1;
+    if (d.in_channels * p.across * p.cells * 2 * p.taps < 132 * 2048)
+        p.slices = (int)convt3d__max(1, convt3d__min(convt3d__min(8, p.pieces / 4), MERGE_MOST / 8 / p.taps / p.cells));
     p.inner = s.inner;
     for (int k = 0; k < s.inner; k++) {
         p.first_entry[k] = (uint16_t)(s.first_entry[s.tap_class[k]] + s.tap_column[k]);
@@ -1087,18 +1140,19 @@ void wgrad_tensors(const convt3d__plan *plan, const convt3d_io *io, const WgradS
     char *workspace = (char *)io->workspace;
     const int groups = (int)plan->desc.groups;
     *x = phase_problem<Kind>(phase_tensor_x(plan, io), s.phases, false, plan->desc.stride,
-                             {s.sample, s.x_pitch, groups, (int)plan->in_group, s.x_cells_group, 1, (int)s.x_lead});
+                             {s.x_sample, s.x_pitch, groups, (int)plan->in_group, s.x_cells_group, 1, (int)s.x_lead,
+                              wgrad_each(plan)});
     *dy = phase_problem<Kind>(phase_tensor_dy(plan, io, out), s.phases, true, plan->desc.stride,
-                              {s.sample, s.y_pitch, groups, (int)plan->out_group, s.y_cells_group, 1, 0});
-    x->base.planes = (uint4 *)workspace;
-    dy->base.planes = (uint4 *)(workspace + l.dy);
+                              {s.phases.sample, s.room.pitch, groups, (int)plan->out_group, s.y_cells_group,
+                               wgrad_pair(s), 0, wgrad_each(plan)});
+    x->base.planes = (uint4 *)(workspace + l.x);
+    dy->base.planes = (uint4 *)workspace;
     x->base.exponent = (int *)(workspace + l.x_exponent);
-    dy->base.exponent = (int *)(workspace + l.y_exponent);
+    dy->base.exponent = (int *)(workspace + s.room.exponent);
     x->base.beyond = (uint32_t *)(workspace + l.x_beyond);
-    dy->base.beyond = (uint32_t *)(workspace + l.y_beyond);
+    dy->base.beyond = (uint32_t *)(workspace + s.room.beyond);
     x->base.guess = (const uint32_t *)(workspace + l.x_guess);
-    dy->base.guess = (const uint32_t *)(workspace + l.y_guess);
-    x->limit = dy->limit = plan->desc.dtype == CONVT3D_F16 ? 0x7c00 : 0x7f80;
+    dy->base.guess = (const uint32_t *)(workspace + s.room.guess);
 }
 
 template <class C>
@@ -1108,19 +1162,20 @@ convt3d_status wgrad_run(const convt3d__plan *plan, const convt3d_io *io, const 
     const int64_t out[3] = {plan->axis[0].out, plan->axis[1].out, plan->axis[2].out};
     const WgradLayout l = wgrad_layout(plan, s);
     char *workspace = (char *)io->workspace;
-    const bool split = C::Split, dw = io->dw != nullptr;
+    const bool split = C::Split, dw = io->dw != nullptr, left = wgrad_is_left(plan);    // dy's planes are there
     const dim3 threads(SPLIT_THREADS);
+    const int each = wgrad_each(plan);
     PhaseProblem x, dy;
     wgrad_tensors<C::Kind>(plan, io, s, l, out, &x, &dy);
     const GuessProblem guess_x = phase_guess(phase_tensor_x(plan, io), split, (uint32_t *)(workspace + l.x_guess),
                                              x.base.beyond);
     const GuessProblem guess_dy = phase_guess(phase_tensor_dy(plan, io, out), split,
-                                              (uint32_t *)(workspace + l.y_guess), dy.base.beyond);
+                                              (uint32_t *)(workspace + s.room.guess), dy.base.beyond);
     const WgradBias bias = wgrad_bias(plan, io, l);
     const int x_scan = dw ? (int)plan->desc.batch * guess_x.blocks : 0;
-    const int y_scan = dw ? (int)plan->desc.batch * guess_dy.blocks : 0;
+    const int y_scan = dw && !left ? (int)plan->desc.batch * guess_dy.blocks : 0;
     const bool with_planes = dw && io->dbias && phase_covers(plan, s.phases);   // dbias is summed with dy's planes
-    if (with_planes) dy.sums = (float *)(workspace + l.sums);
+    if (with_planes) dy.sums = (float *)(workspace + s.room.sums);
     if (C::Tf32) {
         x.rough = (int *)(workspace + l.x_rough);
         dy.rough = (int *)(workspace + l.y_rough);
@@ -1132,11 +1187,12 @@ convt3d_status wgrad_run(const convt3d__plan *plan, const convt3d_io *io, const 
                                  guess_dy, x_scan, y_scan, bias, x.rough,
                                  C::Tf32 && dw ? (int)(l.partial - l.x_rough) / 4 : 0);
     if (dw && status == CONVT3D_OK)
-        status = convt3d__launch(error, wgrad_planes_kernel<C::Kind>,
-                                 dim3((unsigned)(phase_blocks(x) + phase_blocks(dy))), threads, 0, io->stream, x, dy,
-                                 phase_blocks(x));
-    if (dw && status == CONVT3D_OK && split && !(x.base.exact && dy.base.exact))
-        status = convt3d__launch(error, wgrad_again_kernel, dim3(132), threads, 0, io->stream, x, dy);
+        status = convt3d__launch(error, each == 2 ? wgrad_planes_kernel<C::Kind, 2> : wgrad_planes_kernel<C::Kind, 1>,
+                                 dim3((unsigned)(phase_blocks(x) + (left ? 0 : phase_blocks(dy)))), threads, 0,
+                                 io->stream, x, dy, phase_blocks(x));
+    if (dw && status == CONVT3D_OK && split && !(x.base.exact && (left || dy.base.exact)))
+        status = convt3d__launch(error, each == 2 ? wgrad_again_kernel<2> : wgrad_again_kernel<1>, dim3(132), threads,
+                                 0, io->stream, x, dy, left);
     if (dw && status == CONVT3D_OK) {
         const int64_t stage = C::XCells + (int64_t)s.segments * C::Parts * C::Cells * s.pitch;
         status = convt3d__launch(error, wgrad_kernel<C>, dim3((unsigned)(s.units * s.pieces)), dim3(WGRAD_THREADS),
@@ -1144,13 +1200,12 @@ convt3d_status wgrad_run(const convt3d__plan *plan, const convt3d_io *io, const 
                                  wgrad_problem(plan, io, s, l));
     }
     if ((dw || io->dbias) && status == CONVT3D_OK) {
-        const int64_t work = convt3d__max(dw ? plan->w_count : 0,
-                                          io->dbias ? SPLIT_THREADS * plan->desc.out_channels : 0);
         WgradMerge merge = wgrad_merge(plan, io, s, l);
         merge.plane_sums = dy.sums;
+        const int64_t tiles = dw ? convt3d__min(plan->desc.in_channels * merge.across, 132 * 8) : 0;
         status = convt3d__launch(error, wgrad_merge_kernel<T>,
-                                 dim3((unsigned)convt3d__min(convt3d__ceil_div(work, SPLIT_THREADS), 132 * 8)), threads,
-                                 0, io->stream, merge);
+                                 dim3((unsigned)(tiles + (io->dbias ? plan->desc.out_channels : 0))), threads, 0,
+                                 io->stream, merge);
     }
     return status;
 }
@@ -1187,7 +1242,8 @@ extern "C" double convt3d__wgrad_sm90_cost(const convt3d__plan *plan)
     if (*wgrad_shape(plan, &s, &cycles)) return 1e30;
     const WgradLayout l = wgrad_layout(plan, s);
     const double size = (double)convt3d__element_size(plan->desc.dtype);
-    const double bytes = (double)l.x_exponent + (double)(plan->x_count + 2 * plan->y_count) * size;
+    const double bytes = (double)s.room.exponent + (double)(l.x_exponent - l.x) +
+                         (double)(plan->x_count + 2 * plan->y_count) * size;
     return bytes / 2.5e12 + cycles / 1.6e9 + 15e-6;
 }
 
@@ -1210,8 +1266,10 @@ extern "C" convt3d_status convt3d__wgrad_sm90_ready(const convt3d__plan *plan, c
         typedef typename C::Element T;
         convt3d_status status = convt3d__load_kernel(error, plan, wgrad_kernel<C>, WGRAD_SHARED);
         if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, wgrad_scan_kernel<T>, 0);
-        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, wgrad_planes_kernel<C::Kind>, 0);
-        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, wgrad_again_kernel, 0);
+        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, wgrad_planes_kernel<C::Kind, 1>, 0);
+        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, wgrad_planes_kernel<C::Kind, 2>, 0);
+        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, wgrad_again_kernel<1>, 0);
+        if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, wgrad_again_kernel<2>, 0);
         if (status == CONVT3D_OK) status = convt3d__load_kernel(error, plan, wgrad_merge_kernel<T>, 0);
         return status;
     });
