@@ -3,16 +3,19 @@
 // Idea      A thread has one column (w) of a plane of x and walks along h. At step j it reads rows 2j - padding and the
 //           next of dy, for each kd, once: they are what taps kh = 2m and 2m + 1 of inputs j - m meet, whose x (for dw)
 //           or sums (for dx, of NI input channels) it keeps in registers. dw's taps stay there, too: those of one
-//           kd and a pair of channels. Depth-wise with three taps a side, all 27 fit, and one walk makes dx and dw.
+//           kd, an output channel and up to four input channels. Depth-wise with three taps a side, all 27 fit, and
+//           one walk makes dx and dw. What a step reads sets off a step before. Rows of even lengths are read by
+//           aligned pairs of columns where these lie in the middle of the windows (stride 2, padding (k-1)/2).
 //           Blocks share out channels, kd and parts of the columns; parts are merged in order, in double. dbias is
 //           summed by the blocks of dw whose windows tile dy. Lanes are neighbours along w: of dense rows they read
 //           whole sectors.
 //           What lies outside is skipped, not multiplied by zero.
 // Requires  3, 4 or 7 taps along h and w; stride 2 along h; no dilation along these; dx is not added to;
-//           for dw one input channel a group and windows that tile dy; at most 512 pairs of channels a group; f32,
-//           f16, bf16.
-// Measured  one H200, NCDHW, f32: depthwise_64_k3 0.91 to 1.04 ms for all three gradients (by direct_backward.cuh
-//           1.95), mednext_64_k7 0.42 (1.17); dx alone of kb_l1_73 0.78, autoenc_4_32 0.88, gan_64_1_32 0.40.
+//           for dw one input channel a group, or with 3 taps up to four, and windows that tile dy; at most 512 pairs
+//           of channels a group; f32, f16, bf16.
+// Measured  one H200, NCDHW, f32 (f16): depthwise_64_k3 0.60 (0.56) ms for all three gradients, mednext_64_k7 0.32 (0.30);
+//           dx alone of kb_l1_73 0.88, autoenc_4_32 0.60, gan_64_1_32 0.41; dw of autoenc_4_32 1.02. What made most of
+//           it: pairs of columns as vectors, and reading a step ahead (depthwise_64_k3 1.04 before, mednext 0.45).
 // CONVT3D_CUDA_PART 18.
 #pragma once
 
@@ -31,6 +34,7 @@ CONVT3D__HIDDEN convt3d_status convt3d__walk_ready(const convt3d__plan *plan, co
 namespace convt3d_cuda {
 
 enum { WALK_THREADS = 256, WALK_LENGTH = 16, WALK_SHARED = 96 * 1024 };
+enum { WALK_FEW_BLOCKS = 132 * 2 };     // with less of them dx takes shorter segments of its columns
 
 struct WalkProblem {
     const void *x, *w, *dy;
@@ -40,7 +44,7 @@ struct WalkProblem {
     int x_row, dx_row, y_row, x_w, dx_w, y_w;
     int in[3], out[3], kernel_d, stride_d, dilation_d, padding[3], stride_w;
     int in_group, out_group, in_channels, out_channels, blocks_group, taps;
-    int segments, depth_blocks;             // of a column; kd shared out over blocks of dw, or 1
+    int length, segments, depth_blocks;     // of a segment; of a column; kd shared out over blocks of dw, or 1
     int64_t columns, part, count;           // of all samples; of a part; elements of w
     Divisor by_w, by_d, by_segments;
 };
@@ -54,60 +58,101 @@ struct WalkPlace {
         const uint32_t plane = divide((uint32_t)column, p.by_w, &column_w);
         n = (int)divide(divide(plane, p.by_d, &column_d), p.by_segments, &segment);
         w = (int)column_w;  d = (int)column_d;
-        first = (int)segment * WALK_LENGTH;
-        end = min(p.in[1], first + WALK_LENGTH);
+        first = (int)segment * p.length;
+        end = min(p.in[1], first + p.length);
         steps = end == p.in[1] ? end + window - 1 : end;
     }
 };
 
-// One instance: NI input channels, K taps along h and w; Depth: kd of a thread, 0: all, one after the other.
-template <class T_, int NI_, int K_, int Depth_, bool Dx_, bool Dw_> struct WalkTile {
+// What a row of dy is read by: elements, or aligned pairs of which the first begins one element before the window.
+template <class T, bool Pairs> struct WalkRaw { typedef T Type; };
+template <> struct WalkRaw<float, true> { typedef float2 Type; };
+template <> struct WalkRaw<__half, true> { typedef __half2 Type; };
+template <> struct WalkRaw<__nv_bfloat16, true> { typedef __nv_bfloat162 Type; };
+
+// One instance: NI input channels, K taps along h and w; Depth: kd of a thread, 0: all, one after the other;
+// Pairs: of dy.
+template <class T_, int NI_, int K_, int Depth_, bool Dx_, bool Dw_, bool Pairs_> struct WalkTile {
     typedef T_ T;
+    typedef typename WalkRaw<T_, Pairs_>::Type Raw;
     static constexpr int NI = NI_, K = K_, Depth = Depth_, Window = (K_ + 1) / 2, Planes = Depth_ == 3 ? 3 : 1;
-    static constexpr bool Dx = Dx_, Dw = Dw_;
+    static constexpr int Padding = (K_ - 1) / 2;                    // of pairs
+    static constexpr int Raws = Pairs_ ? (K_ + 2) / 2 : K_;         // of a row
+    static constexpr int Taps = (K_ * K_ * NI_ + 3) / 4 * 4;        // in shared memory, of one kd and output channel
+    static constexpr int Blocks = Depth_ != 0 ? 2 : NI_ == 8 ? 3 : 4;               // of a multiprocessor
+    static constexpr bool Dx = Dx_, Dw = Dw_, Pairs = Pairs_;
 };
 
 template <class C> struct WalkState {
     float x[C::Window][C::NI], dx[C::Window][C::NI];        // of inputs j, j - 1, ...
+    typename C::T ahead[C::Dw ? C::NI : 1];                 // x of input j + 1
     float dw[C::Dw ? C::Planes : 1][C::K][C::K][C::NI], bias;
     float w[C::Dx && C::Depth == 3 ? 3 : 1][C::K][C::K];    // of Depth 3
     bool inside[C::K];                                      // columns of dy that there are
-    int counted;                                            // first of those that count for dbias
     bool finite;                                            // weights
 };
 
-// The two rows of a step in one plane of dy.
-template <class C> struct WalkRows { float v[2][C::K]; bool real[2]; };
+// The two rows of a step in one plane of dy: as they lie in memory, on their way; and widened.
+template <class C> struct WalkFetch { typename C::Raw v[2][C::Raws]; };
+template <class C> struct WalkRows { float v[2][C::K]; };
 
+__device__ __forceinline__ bool walk_inside(int i, int size) { return (unsigned)i < (unsigned)size; }
+
+// plane: of dy at the window's first element; there: whether there is one.
 template <class C>
-__device__ __forceinline__ void walk_read(const WalkProblem &p, const WalkState<C> &s, const typename C::T *column,
-                                          int od, int row, WalkRows<C> &rows)
+__device__ __forceinline__ void walk_fetch(const WalkProblem &p, const WalkState<C> &s, const typename C::T *plane,
+                                           bool there, int row, WalkFetch<C> &fetch)
 {
+    typedef typename C::Raw Raw;
 #pragma unroll
     for (int a = 0; a < 2; a++) {
-        rows.real[a] = od >= 0 && od < p.out[0] && row + a >= 0 && row + a < p.out[1];
-        const typename C::T *from = column + od * p.y_stride[2] + (row + a) * p.y_row;
-        typename C::T v[C::K];              // first all loads
+        const bool real = there && walk_inside(row + a, p.out[1]);
+        const typename C::T *from = plane + (row + a) * p.y_row;
 #pragma unroll
-        for (int k = 0; k < C::K; k++) v[k] = rows.real[a] && s.inside[k] ? from[k * p.y_w] : typename C::T(0.f);
-#pragma unroll
-        for (int k = 0; k < C::K; k++) rows.v[a][k] = Number<typename C::T>::widen(v[k]);
+        for (int i = 0; i < C::Raws; i++) {
+            fetch.v[a][i] = Raw();
+            if constexpr (C::Pairs) {       // of both elements one is in the window at least
+                if (real && s.inside[i == 0 ? 0 : 2 * i - 1]) fetch.v[a][i] = ((const Raw *)(from - 1))[i];
+            } else if (real && s.inside[i]) fetch.v[a][i] = from[i * p.y_w];
+        }
     }
 }
 
-// What two rows add. plane: of dw's registers; w: of the plane's taps, [kh][kw][NI]; to_dw: the rows are the thread's.
-// Checked: some of it is outside, or may not be multiplied by zero.
+template <class C>
+__device__ __forceinline__ void walk_widen(const WalkFetch<C> &fetch, WalkRows<C> &rows)
+{
+#pragma unroll
+    for (int a = 0; a < 2; a++)
+#pragma unroll
+        for (int k = 0; k < C::K; k++) {
+            if constexpr (C::Pairs)
+                rows.v[a][k] = Number<typename C::T>::widen(k % 2 ? fetch.v[a][(k + 1) / 2].x : fetch.v[a][k / 2].y);
+            else rows.v[a][k] = Number<typename C::T>::widen(fetch.v[a][k]);
+        }
+}
+
+// Tap i of shared memory, which comes in fours; i is known to the compiler, which reads each four once.
+__device__ __forceinline__ float walk_tap(const float *w, int i)
+{
+    const float4 four = ((const float4 *)w)[i / 4];
+    return i % 4 == 0 ? four.x : i % 4 == 1 ? four.y : i % 4 == 2 ? four.z : four.w;
+}
+
+// What two rows add. plane: of dw's registers; there: whether the rows' plane is; w: of the plane's taps, [kh][kw][NI];
+// to_dw: the rows are the thread's. Checked: some of it is outside, or may not be multiplied by zero.
 template <class C, bool Checked>
 __device__ __forceinline__ void walk_add(const WalkProblem &p, WalkState<C> &s, const WalkRows<C> &rows, int j,
-                                         int plane, const float *w, bool to_dw, bool to_bias)
+                                         int plane, bool there, const float *w, bool to_dw, bool to_bias)
 {
 #pragma unroll
     for (int a = 0; a < 2; a++) {
-        if (Checked && !rows.real[a]) continue;
+        if (Checked && !(there && walk_inside(2 * j - p.padding[1] + a, p.out[1]))) continue;
         if (C::Dw && to_bias && to_dw)
 #pragma unroll
-            for (int k = 0; k < C::K; k++)
-                if (k >= s.counted && k < s.counted + p.stride_w) s.bias += rows.v[a][k];
+            for (int k = 0; k < C::K; k++) {
+                const int counted = C::Pairs ? C::Padding : p.padding[2], end = counted + (C::Pairs ? 2 : p.stride_w);
+                if (k >= counted && k < end) s.bias += rows.v[a][k];
+            }
 #pragma unroll
         for (int m = 0; m < C::Window; m++) {
             const int kh = 2 * m + a;
@@ -119,12 +164,24 @@ __device__ __forceinline__ void walk_add(const WalkProblem &p, WalkState<C> &s, 
 #pragma unroll
                 for (int c = 0; c < C::NI; c++) {
                     if constexpr (C::Dx && C::Depth == 3) s.dx[m][c] += rows.v[a][k] * s.w[plane][kh][k];
-                    else if constexpr (C::Dx) s.dx[m][c] += rows.v[a][k] * w[(kh * C::K + k) * C::NI + c];
+                    else if constexpr (C::Dx) s.dx[m][c] += rows.v[a][k] * walk_tap(w, (kh * C::K + k) * C::NI + c);
                     if constexpr (C::Dw) if (live) s.dw[plane][kh][k][c] += s.x[m][c] * rows.v[a][k];
                 }
             }
         }
     }
+}
+
+// Sets off for the inputs that step j will add.
+template <class C>
+__device__ __forceinline__ void walk_ahead(const WalkProblem &p, WalkState<C> &s, const typename C::T *x, int j,
+                                           int channels)
+{
+    if constexpr (C::Dw)
+#pragma unroll
+        for (int c = 0; c < C::NI; c++)
+            s.ahead[c] = j >= 0 && j < p.in[1] && c < channels ? x[c * p.x_stride[1] + j * p.x_row]
+                                                                : typename C::T(0.f);
 }
 
 // The inputs that step j adds, and those before it one further.
@@ -141,11 +198,10 @@ __device__ __forceinline__ void walk_shift(const WalkProblem &p, WalkState<C> &s
         }
 #pragma unroll
     for (int c = 0; c < C::NI; c++) {
-        if (C::Dw)
-            s.x[0][c] = j >= 0 && j < p.in[1] && c < channels
-                            ? Number<typename C::T>::widen(x[c * p.x_stride[1] + j * p.x_row]) : 0.f;
+        if constexpr (C::Dw) s.x[0][c] = Number<typename C::T>::widen(s.ahead[c]);
         if (C::Dx) s.dx[0][c] = 0;
     }
+    walk_ahead<C>(p, s, x, j + 1, channels);
 }
 
 // Whether all that step j meets is inside and no infinity is multiplied by what stands for outside, zero.
@@ -177,42 +233,57 @@ __device__ __forceinline__ void walk_column(const WalkProblem &p, WalkState<C> &
                   ow * p.y_w;
 #pragma unroll
     for (int k = 0; k < C::K; k++) s.inside[k] = ow + k >= 0 && ow + k < p.out[2];
-    s.counted = p.padding[2];
+    walk_ahead<C>(p, s, x, at.first - (C::Window - 1), channels);
 #pragma unroll
     for (int m = C::Window - 1; m > 0; m--) walk_shift<C>(p, s, x, at.first - m, channels);
-    const int end = C::Dx ? at.end + C::Window - 1 : at.steps;
+    const int end = C::Dx ? at.end + C::Window - 1 : at.steps, planes = C::Depth == 3 ? 3 : 1;
+    const int all = C::Depth == 0 ? p.out_group * p.kernel_d : 1;
+    const T *plane[planes];                 // of dy, and whether they are there, one step ahead as what is fetched
+    bool there[planes];
+    WalkFetch<C> fetch[planes];
+    const auto go_to = [&](int o, int depth) {
+#pragma unroll
+        for (int k = 0; k < planes; k++) {
+            const int d = od + (depth + k) * p.dilation_d;
+            there[k] = walk_inside(d, p.out[0]);
+            plane[k] = dy + o * p.y_stride[1] + d * p.y_stride[2];
+        }
+    };
+    const auto fetch_planes = [&](int row) {
+#pragma unroll
+        for (int k = 0; k < planes; k++) walk_fetch<C>(p, s, plane[k], there[k], row, fetch[k]);
+    };
+    int o = 0, depth = C::Depth == 1 ? kd : 0;
+    go_to(o, depth);
+    fetch_planes(2 * at.first - p.padding[1]);
 #pragma unroll 1
     for (int j = at.first; j < end; j++) {
         const int row = 2 * j - p.padding[1];
         const bool to_dw = j < at.steps;
         walk_shift<C>(p, s, x, j, channels);
         const bool plain = walk_is_plain<C>(p, s, j, to_dw);
-        if constexpr (C::Depth == 3) {
-            WalkRows<C> rows[3];
-#pragma unroll
-            for (int k = 0; k < 3; k++) walk_read<C>(p, s, dy, od + k * p.dilation_d, row, rows[k]);
-#pragma unroll
-            for (int k = 0; k < 3; k++) {
-                const bool to_bias = k >= p.padding[0] && k < p.padding[0] + p.stride_d;
-                if (plain) walk_add<C, false>(p, s, rows[k], j, k, nullptr, to_dw, to_bias);
-                else walk_add<C, true>(p, s, rows[k], j, k, nullptr, to_dw, to_bias);
-            }
-        } else if constexpr (C::Dw) {
-            WalkRows<C> rows;
-            walk_read<C>(p, s, dy, od + kd * p.dilation_d, row, rows);
-            const bool to_bias = kd >= p.padding[0] && kd < p.padding[0] + p.stride_d;
-            if (plain) walk_add<C, false>(p, s, rows, j, 0, nullptr, to_dw, to_bias);
-            else walk_add<C, true>(p, s, rows, j, 0, nullptr, to_dw, to_bias);
-        } else {
-            for (int o = 0; o < p.out_group; o++)
 #pragma unroll 1
-                for (int k = 0; k < p.kernel_d; k++) {
-                    WalkRows<C> rows;
-                    walk_read<C>(p, s, dy + o * p.y_stride[1], od + k * p.dilation_d, row, rows);
-                    const float *taps = weights + (o * p.kernel_d + k) * C::K * C::K * C::NI;
-                    if (plain) walk_add<C, false>(p, s, rows, j, 0, taps, false, false);
-                    else walk_add<C, true>(p, s, rows, j, 0, taps, false, false);
-                }
+        for (int i = 0; i < all; i++) {
+            WalkRows<C> rows[planes];
+            bool now[planes];
+#pragma unroll
+            for (int k = 0; k < planes; k++) {
+                walk_widen<C>(fetch[k], rows[k]);
+                now[k] = there[k];
+            }
+            if constexpr (C::Depth == 0) {
+                depth = depth + 1 < p.kernel_d ? depth + 1 : 0;
+                if (depth == 0) o = o + 1 < p.out_group ? o + 1 : 0;
+                go_to(o, depth);
+            }
+            fetch_planes(i == all - 1 ? row + 2 : row);
+#pragma unroll
+            for (int k = 0; k < planes; k++) {
+                const bool to_bias = C::Dw && depth + k >= p.padding[0] && depth + k < p.padding[0] + p.stride_d;
+                const float *taps = weights + i * C::Taps;
+                if (plain) walk_add<C, false>(p, s, rows[k], j, k, now[k], taps, to_dw, to_bias);
+                else walk_add<C, true>(p, s, rows[k], j, k, now[k], taps, to_dw, to_bias);
+            }
         }
         const int h = j - (C::Window - 1);
         if (C::Dx && h >= at.first && h < at.end)
@@ -255,7 +326,8 @@ __device__ __forceinline__ void walk_store(const WalkProblem &p, WalkState<C> &s
 }
 
 // A block's channels. dx: weights of its unit to shared memory; dw, and both: one pair of a unit and an output channel.
-template <class C> __global__ void __launch_bounds__(WALK_THREADS) walk_kernel(const __grid_constant__ WalkProblem p)
+template <class C> __global__ void __launch_bounds__(WALK_THREADS, C::Blocks)
+walk_kernel(const __grid_constant__ WalkProblem p)
 {
     typedef typename C::T T;
     extern __shared__ __align__(16) float walk_shared[];
@@ -281,7 +353,8 @@ template <class C> __global__ void __launch_bounds__(WALK_THREADS) walk_kernel(c
         bool finite = true;
         for (int i = threadIdx.x; i < row * C::NI; i += WALK_THREADS) {
             const float v = i % C::NI < real ? Number<T>::widen(w[(int64_t)(i % C::NI) * row + i / C::NI]) : 0.f;
-            walk_shared[i] = v;
+            const int plane = C::K * C::K * C::NI;
+            walk_shared[i / plane * C::Taps + i % plane] = v;
             finite = finite && v * 0.f == 0;
         }
         s.finite = __syncthreads_and(finite);
@@ -334,28 +407,46 @@ static int walk_dx_channels(const convt3d__plan *plan)
     return side == 4 ? 8 : plan->in_group == 1 ? 1 : plan->in_group <= 4 ? 4 : 8;
 }
 
-// act(tile) for what is wanted of the plan.
-template <class T, bool Dx, bool Dw, class Act> auto walk_type_instance(const convt3d__plan *plan, Act act)
+static int walk_dw_channels(const convt3d__plan *plan) { return plan->in_group == 1 ? 1 : 4; }
+
+// Whether dy is read by pairs: rows of even lengths, side by side, and windows about two columns each.
+static bool walk_has_pairs(const convt3d__plan *plan)
 {
-    const int k = walk_kernel_side(plan), ni = walk_dx_channels(plan);
-    if (walk_is_joint(plan)) return act(WalkTile<T, 1, 3, 3, Dx, Dw>());
+    const convt3d_desc &d = plan->desc;
+    bool even = true;
+    for (int i = 0; i < 4; i++) even = even && d.dy_stride[i] % 2 == 0;
+    return even && d.dy_stride[4] == 1 && plan->axis[2].out % 2 == 0 && plan->axis[2].stride == 2 &&
+           plan->axis[2].padding == (plan->axis[2].kernel - 1) / 2 && d.alignment >= 2 * convt3d__element_size(d.dtype);
+}
+
+// act(tile) for what is wanted of the plan.
+template <class T, bool Dx, bool Dw, bool Pairs, class Act> auto walk_type_instance(const convt3d__plan *plan, Act act)
+{
+    const int k = walk_kernel_side(plan), ni = Dx ? walk_dx_channels(plan) : walk_dw_channels(plan);
+    if (walk_is_joint(plan)) return act(WalkTile<T, 1, 3, 3, Dx, Dw, Pairs>());
     if constexpr (Dx) {                 // not joint: one of them
-        if (k == 7) return act(WalkTile<T, 1, 7, 0, true, false>());
-        if (k == 4) return act(WalkTile<T, 8, 4, 0, true, false>());
-        if (ni == 1) return act(WalkTile<T, 1, 3, 0, true, false>());
-        if (ni == 4) return act(WalkTile<T, 4, 3, 0, true, false>());
-        return act(WalkTile<T, 8, 3, 0, true, false>());
+        if (k == 7) return act(WalkTile<T, 1, 7, 0, true, false, Pairs>());
+        if (k == 4) return act(WalkTile<T, 8, 4, 0, true, false, Pairs>());
+        if (ni == 1) return act(WalkTile<T, 1, 3, 0, true, false, Pairs>());
+        if (ni == 4) return act(WalkTile<T, 4, 3, 0, true, false, Pairs>());
+        return act(WalkTile<T, 8, 3, 0, true, false, Pairs>());
     } else {
-        if (k == 7) return act(WalkTile<T, 1, 7, 1, false, true>());
-        if (k == 4) return act(WalkTile<T, 1, 4, 1, false, true>());
-        return act(WalkTile<T, 1, 3, 1, false, true>());
+        if (k == 7) return act(WalkTile<T, 1, 7, 1, false, true, Pairs>());
+        if (k == 4) return act(WalkTile<T, 1, 4, 1, false, true, Pairs>());
+        if (ni == 4) return act(WalkTile<T, 4, 3, 1, false, true, Pairs>());
+        return act(WalkTile<T, 1, 3, 1, false, true, Pairs>());
     }
+}
+template <class T, bool Dx, bool Dw, class Act> auto walk_pairs_instance(const convt3d__plan *plan, Act act)
+{
+    if (walk_has_pairs(plan)) return walk_type_instance<T, Dx, Dw, true>(plan, act);
+    return walk_type_instance<T, Dx, Dw, false>(plan, act);
 }
 template <bool Dx, bool Dw, class Act> auto walk_instance(const convt3d__plan *plan, Act act)
 {
-    if (plan->desc.dtype == CONVT3D_F16) return walk_type_instance<__half, Dx, Dw>(plan, act);
-    if (plan->desc.dtype == CONVT3D_BF16) return walk_type_instance<__nv_bfloat16, Dx, Dw>(plan, act);
-    return walk_type_instance<float, Dx, Dw>(plan, act);
+    if (plan->desc.dtype == CONVT3D_F16) return walk_pairs_instance<__half, Dx, Dw>(plan, act);
+    if (plan->desc.dtype == CONVT3D_BF16) return walk_pairs_instance<__nv_bfloat16, Dx, Dw>(plan, act);
+    return walk_pairs_instance<float, Dx, Dw>(plan, act);
 }
 
 static const char *walk_refuses(const convt3d__plan *plan, const int64_t *x_stride)
@@ -388,17 +479,22 @@ static bool walk_tiles(const convt3d__plan *plan)
     return a[1].padding >= 0 && a[1].out <= 2 * (a[1].in + window - 1) - a[1].padding;
 }
 
-struct WalkShape { int64_t columns, part, parts, depth_blocks, blocks_group, units, bias, bytes; };
+struct WalkShape { int64_t length, columns, part, parts, depth_blocks, blocks_group, units, bias, bytes; };
 
 static WalkShape walk_shape(const convt3d__plan *plan, bool dx, bool dw)
 {
     WalkShape s;
     const convt3d_desc &d = plan->desc;
-    const int ni = dx && !walk_is_joint(plan) ? walk_dx_channels(plan) : 1;
-    s.columns = d.batch * plan->axis[0].in * convt3d__ceil_div(plan->axis[1].in, WALK_LENGTH) * plan->axis[2].in;
+    const int ni = walk_is_joint(plan) ? 1 : dx ? walk_dx_channels(plan) : walk_dw_channels(plan);
     s.depth_blocks = walk_is_joint(plan) ? 1 : plan->axis[0].kernel;
     s.blocks_group = convt3d__ceil_div(plan->in_group, ni);
     s.units = s.blocks_group * (dw ? d.out_channels * s.depth_blocks : d.groups);
+    s.length = WALK_LENGTH;
+    const auto columns = [&] {
+        return d.batch * plan->axis[0].in * convt3d__ceil_div(plan->axis[1].in, s.length) * plan->axis[2].in;
+    };
+    while (dx && !dw && s.length > 4 && s.units * columns() <= WALK_FEW_BLOCKS * WALK_THREADS) s.length /= 2;
+    s.columns = columns();
     const int64_t wanted = convt3d__max(1, convt3d__min(132 * 16 / s.units, s.columns / WALK_THREADS));
     s.part = WALK_THREADS;
     if (dw) s.part = convt3d__ceil_div(convt3d__ceil_div(s.columns, wanted), WALK_THREADS) * WALK_THREADS;
@@ -428,7 +524,8 @@ static WalkProblem walk_problem(const convt3d__plan *plan, const convt3d_io *io,
     p.in_group = (int)plan->in_group;  p.out_group = (int)plan->out_group;
     p.in_channels = (int)d.in_channels;  p.out_channels = (int)d.out_channels;
     p.blocks_group = (int)s.blocks_group;  p.taps = (int)plan->taps;
-    p.segments = (int)convt3d__ceil_div(plan->axis[1].in, WALK_LENGTH);
+    p.length = (int)s.length;
+    p.segments = (int)convt3d__ceil_div(plan->axis[1].in, s.length);
     p.depth_blocks = (int)s.depth_blocks;
     p.columns = s.columns;  p.part = s.part;  p.count = plan->w_count;
     p.by_w = divisor_of(plan->axis[2].in);  p.by_d = divisor_of(plan->axis[0].in);
@@ -443,7 +540,8 @@ convt3d_status walk_launch(const convt3d__plan *plan, const convt3d_io *io, conv
     const WalkProblem p = walk_problem(plan, io, s, Dx, Dw);
     convt3d_status status = walk_instance<Dx, Dw>(plan, [&](auto tile) {
         typedef decltype(tile) C;
-        const size_t shared = C::Dx && C::Depth != 3 ? (size_t)(plan->out_group * plan->taps * C::NI * 4) : 0;
+        const size_t shared =
+            C::Dx && C::Depth != 3 ? (size_t)(plan->out_group * plan->axis[0].kernel * C::Taps * 4) : 0;
         return convt3d__launch(error, walk_kernel<C>, dim3((unsigned)(s.units * s.parts)), dim3(WALK_THREADS), shared,
                                io->stream, p);
     });
@@ -498,7 +596,8 @@ extern "C" int32_t convt3d__walk_dx_refuses(convt3d__plan *plan, char why[96])
 extern "C" int32_t convt3d__walk_dw_refuses(convt3d__plan *plan, char why[96])
 {
     using namespace convt3d_cuda;
-    if (plan->in_group > 1) return walk_refusal(why, "more than one input channel a group");
+    if (plan->in_group > 4 || (plan->in_group > 1 && walk_kernel_side(plan) != 3))
+        return walk_refusal(why, "more than one input channel a group, or with three taps four");
     if (!walk_tiles(plan)) return walk_refusal(why, "windows do not tile dy, as dbias wants");
     return walk_refusal(why, walk_refuses(plan, plan->desc.x_stride));
 }
@@ -516,7 +615,9 @@ extern "C" double convt3d__walk_dw_cost(const convt3d__plan *plan)
 {
     using namespace convt3d_cuda;
     const WalkShape s = walk_shape(plan, false, true);
-    return walk_seconds(plan, 1, (double)s.units / (double)s.depth_blocks, (double)(s.units * s.parts), 0);
+    const int ni = walk_dw_channels(plan);
+    return walk_seconds(plan, ni, (double)s.units / (double)s.depth_blocks, (double)(s.units * s.parts),
+                        ni > 1 ? 5 : 0);
 }
 
 extern "C" int64_t convt3d__walk_workspace(const convt3d__plan *plan)
