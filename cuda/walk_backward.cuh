@@ -42,7 +42,7 @@ struct WalkProblem {
     double *partial, *bias_part;            // [part][element of w]; [part][kd of a block][channel], or null
     int64_t x_stride[3], dx_stride[3], y_stride[3];     // samples, channels, planes; rows and along w: below
     int x_row, dx_row, y_row, x_w, dx_w, y_w;
-    int in[3], out[3], kernel_d, stride_d, dilation_d, padding[3], stride_w;
+    int in[3], x_rows, out[3], kernel_d, stride_d, dilation_d, padding[3], stride_w;
     int in_group, out_group, in_channels, out_channels, blocks_group, taps;
     int length, segments, depth_blocks;     // of a segment; of a column; kd shared out over blocks of dw, or 1
     int64_t columns, part, count;           // of all samples; of a part; elements of w
@@ -180,7 +180,7 @@ __device__ __forceinline__ void walk_ahead(const WalkProblem &p, WalkState<C> &s
     if constexpr (C::Dw)
 #pragma unroll
         for (int c = 0; c < C::NI; c++)
-            s.ahead[c] = j >= 0 && j < p.in[1] && c < channels ? x[c * p.x_stride[1] + j * p.x_row]
+            s.ahead[c] = j >= 0 && j < p.x_rows && c < channels ? x[c * p.x_stride[1] + j * p.x_row]
                                                                 : typename C::T(0.f);
 }
 
@@ -509,6 +509,7 @@ static WalkProblem walk_problem(const convt3d__plan *plan, const convt3d_io *io,
     const convt3d_desc &d = plan->desc;
     WalkProblem p = {};
     p.x = io->x;  p.dy = io->dy;  p.dx = dx ? io->dx : nullptr;
+    p.x_rows = dw && io->dw ? (int)plan->axis[1].in : 0;        // for dbias alone there may be no x
     p.w = io->w_packed ? io->w_packed : io->w;
     p.partial = (double *)io->workspace;
     p.bias_part = dw && io->dbias ? (double *)((char *)io->workspace + s.bias) : nullptr;

@@ -426,7 +426,7 @@ struct WgradBias {
     int height, width, voxels;
 };
 
-// Of [begin, end) of a run of elements: 16 bytes at a time, added in f32, but for what is not aligned.
+// Of [begin, end) of a run of elements: 16 bytes at a time, added in the accumulator's type, but for what is not aligned.
 template <class T> __device__ __forceinline__ double wgrad_run_sum(const T *from, int begin, int end)
 {
     constexpr int N = 16 / (int)sizeof(T);
@@ -441,7 +441,7 @@ template <class T> __device__ __forceinline__ double wgrad_run_sum(const T *from
 #pragma unroll 8
     for (int i = thread; i < count; i += SPLIT_THREADS) {
         const Lot lot = lots[i];
-        float one = Number<T>::widen(lot.v[0]);
+        typename Number<T>::Accumulator one = Number<T>::widen(lot.v[0]);
 #pragma unroll
         for (int j = 1; j < N; j++) one += Number<T>::widen(lot.v[j]);
         sum += (double)one;
