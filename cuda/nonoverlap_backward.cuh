@@ -183,7 +183,7 @@ __device__ __forceinline__ uint32_t patch_address(const void *shared)
 }
 
 struct PatchBlock {
-    int unit, piece, slice, block, g, channels, rows, first, end;   // channels, rows that there are; tiles
+    int unit, piece, slice, block, g, channels, x_channels, rows, first, end;   // channels, rows that there are; tiles
     __device__ __forceinline__ PatchBlock(const PatchProblem &p, int rows_of_stage)
     {
         piece = blockIdx.x / p.units;
@@ -192,6 +192,7 @@ struct PatchBlock {
         block = unit / p.slices % p.blocks_group;
         g = unit / p.slices / p.blocks_group;
         channels = min(64, p.in_group - block * 64);
+        x_channels = p.x ? channels : 0;
         rows = min(p.stages * rows_of_stage, p.rows - slice * p.stages * rows_of_stage);
         first = piece * p.piece;
         end = min(p.tiles, first + p.piece);
@@ -271,7 +272,7 @@ template <class C> struct PatchCopy {
             const T *from = x + at.n * p.x_stride[0] + at.first + xcell * Lot;
             if (xcell * Lot < at.positions)
 #pragma unroll 4
-                for (int ic = thread / XCells; ic < b.channels; ic += 128 / XCells)
+                for (int ic = thread / XCells; ic < b.x_channels; ic += 128 / XCells)
                     patch_fetch(to + ic * C::XPitch, from + ic * p.x_stride[1]);
             patch_fetched(full + turn.slot * 8);
             turn.next();
@@ -299,7 +300,7 @@ template <class C> struct PatchCopy {
         if (with_x) {
             const uint32_t to = wait();
             const T *from = x + at.n * p.x_stride[0];
-            for (int i = thread; i < b.channels * 64; i += 128)
+            for (int i = thread; i < b.x_channels * 64; i += 128)
                 if (i % 64 < at.positions)
                     patch_write_element(to + i / 64 * C::XPitch + i % 64 * C::Size,
                                         from[i / 64 * p.x_stride[1] +
@@ -477,13 +478,13 @@ template <class C> struct PatchMaker {
             for (int k = 0; k < 2 * Words; k += 4)
                 patch_read<4>(&v[i][k], raw + ic * C::XPitch + (32 * half + 16 * i) * C::Size + k * 4);
         patch_warp_arrive(raw_empty);
-        if (at.positions < 64 || b.channels < 64)
+        if (at.positions < 64 || b.x_channels < 64)
 #pragma unroll
             for (int i = 0; i < 2; i++)
 #pragma unroll
                 for (int k = 0; k < 2 * Words; k++) {
                     const int left = at.positions - 32 * half - 16 * i - k * 4 / C::Size;
-                    if (ic >= b.channels || left <= 0) v[i][k] = 0;
+                    if (ic >= b.x_channels || left <= 0) v[i][k] = 0;
                     else if (C::Size == 2 && left == 1) v[i][k] &= 0xffff;
                 }
         uint32_t largest = 0;
@@ -1137,7 +1138,7 @@ static PatchProblem patch_problem(const convt3d__plan *plan, const convt3d_io *i
     const convt3d_desc &d = plan->desc;
     char *workspace = (char *)io->workspace;
     PatchProblem p = {};
-    p.x = io->x;  p.dy = io->dy;
+    p.x = io->dw ? io->x : nullptr;  p.dy = io->dy;     // for dbias alone there may be none
     p.w = io->w_packed ? io->w_packed : io->w;
     p.dx = dx ? io->dx : nullptr;
     p.dx_part = dx && s.slices > 1 ? (float *)(workspace + l.dx) : nullptr;
