@@ -14,8 +14,7 @@
 //           for dw one input channel a group, or with 3 taps up to four, and windows that tile dy; at most 512 pairs
 //           of channels a group; f32, f16, bf16.
 // Measured  one H200, NCDHW, f32 (f16): depthwise_64_k3 0.60 (0.56) ms for all three gradients, mednext_64_k7 0.32 (0.30);
-//           dx alone of kb_l1_73 0.88, autoenc_4_32 0.60, gan_64_1_32 0.41; dw of autoenc_4_32 1.02. What made most of
-//           it: pairs of columns as vectors, and reading a step ahead (depthwise_64_k3 1.04 before, mednext 0.45).
+//           dx alone of kb_l1_73 0.88, autoenc_4_32 0.60, gan_64_1_32 0.41; dw of autoenc_4_32 1.02.
 // CONVT3D_CUDA_PART 18.
 #pragma once
 
