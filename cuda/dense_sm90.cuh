@@ -20,7 +20,8 @@
 //           There, where one product does, every tap along w (of stride 1) has columns of its own: NB = taps times
 //           channels, one product of x for all of them, and the warps that store sum them, each shifted by its tap.
 //           Tiles overlap by that reach.
-// List      instances of their own keep results in f32 in the ring; the warps that store apply the list on the way,
+// List      a light list (epilogue.cuh) is applied to what leaves the accumulators. For any other list instances of their
+//           own keep results in f32 in the ring; the warps that store apply the list on the way,
 //           beside the products of the next tile, and round if y is not wide.
 // NaN, inf  x or w that holds any is seen by the splitting pass (weights: by packing) and the outputs of that sample,
 //           or channel (eight of them but for f32 without a list), are computed again by dense_repair_kernel, which
