@@ -89,23 +89,38 @@ static int64_t convt3d__cpu_pack_count(const convt3d__cpu_unit *u, int64_t iw)
     return convt3d__max(0, convt3d__min(n, u->in_end[2] - u->in_first[2]));
 }
 
-/* Rows of one channel, from row ih of the input on and `split` apart; `from` is the first element of its depth. */
-static void convt3d__cpu_pack_rows(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t ih, int64_t n)
+/* From a row of a channel to the one that is packed CONVT3D__CPU_ROWS_AHEAD bytes later, of it or of another channel;
+ * 0 where x has none: strides may be so long that nothing outside of x has an address. */
+static int64_t convt3d__cpu_rows_ahead(const convt3d__cpu_unit *u, int64_t channel, int64_t row, int64_t ih, int64_t n)
 {
     const convt3d__plan *p = u->p;
-    int64_t rows = u->in_end[1] - u->in_first[1], row, real = convt3d__cpu_real_size(p), ahead, next;
+    int64_t rows = u->in_end[1] - u->in_first[1];
+    int64_t next = row + CONVT3D__CPU_ROWS_AHEAD / convt3d__max(1, n * convt3d__cpu_real_size(p)) + 1;
+    int64_t down = (next % rows - row) * u->split[1];
+    if (channel + next / rows >= p->desc.in_channels || ih + down < 0 || ih + down >= p->axis[1].in) return 0;
+    return next / rows * p->desc.x_stride[1] + down * p->desc.x_stride[3];
+}
+
+/* Rows of one channel, from row ih of the input on and `split` apart; `from` is the first element of its depth. */
+static void convt3d__cpu_pack_rows(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t channel, int64_t ih,
+                                   int64_t n)
+{
+    const convt3d__plan *p = u->p;
+    int64_t rows = u->in_end[1] - u->in_first[1], row, real = convt3d__cpu_real_size(p);
     for (row = 0; row < rows; row++, ih += u->split[1], to += u->pitch * real) {
-        next = row + CONVT3D__CPU_ROWS_AHEAD / convt3d__max(1, n * real) + 1;           /* of this channel or another */
-        ahead = next / rows * p->desc.x_stride[1] + (next % rows - row) * u->split[1] * p->desc.x_stride[3];
-        convt3d__cpu_pack_row(u, to, from + ih * p->desc.x_stride[3], ih < 0 || ih >= p->axis[1].in ? 0 : n, ahead);
+        if (ih < 0 || ih >= p->axis[1].in) convt3d__cpu_pack_row(u, to, from, 0, 0);
+        else convt3d__cpu_pack_row(u, to, from + ih * p->desc.x_stride[3], n,
+                                   convt3d__cpu_rows_ahead(u, channel, row, ih, n));
     }
 }
 
-/* The same of all channels where they lie side by side. */
-static void convt3d__cpu_pack_side_by_side(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t ih, int64_t n)
+/* The same of all channels, from `channel` on, where they lie side by side. */
+static void convt3d__cpu_pack_side_by_side(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t channel,
+                                           int64_t ih, int64_t n)
 {
     const convt3d__plan *p = u->p;
     int64_t real = convt3d__cpu_real_size(p), channels = u->groups * p->in_group, row, c;
+    (void)channel;
     for (row = u->in_first[1]; row < u->in_end[1]; row++, ih += u->split[1], to += u->pitch * real) {
         if (n > 0 && ih >= 0 && ih < p->axis[1].in)
             convt3d__cpu_pack_columns(u, to, from + ih * p->desc.x_stride[3], channels, n);
@@ -115,7 +130,8 @@ static void convt3d__cpu_pack_side_by_side(const convt3d__cpu_unit *u, char *to,
 }
 
 /* One depth of one channel or of all: each phase of its rows and columns. */
-static void convt3d__cpu_pack_phases(const convt3d__cpu_unit *u, char *to, int64_t from, int side_by_side)
+static void convt3d__cpu_pack_phases(const convt3d__cpu_unit *u, char *to, int64_t from, int64_t channel,
+                                     int side_by_side)
 {
     int64_t ph, pw, ih, iw, real = convt3d__cpu_real_size(u->p);
     for (ph = 0; ph < u->split[1]; ph++)
@@ -124,7 +140,7 @@ static void convt3d__cpu_pack_phases(const convt3d__cpu_unit *u, char *to, int64
             ih = u->in_first[1] * u->split[1] + ph;
             iw = u->in_first[2] * u->split[2] + pw;
             (side_by_side ? convt3d__cpu_pack_side_by_side : convt3d__cpu_pack_rows)(
-                u, part, from + iw * u->p->desc.x_stride[4], ih, convt3d__cpu_pack_count(u, iw));
+                u, part, from + iw * u->p->desc.x_stride[4], channel, ih, convt3d__cpu_pack_count(u, iw));
         }
 }
 
@@ -133,17 +149,17 @@ static void convt3d__cpu_pack_x(const convt3d__cpu_unit *u)
 {
     const convt3d__plan *p = u->p;
     const int64_t *stride = p->desc.x_stride;
-    int64_t real = convt3d__cpu_real_size(p), channels = u->groups * p->in_group, id, c;
+    int64_t real = convt3d__cpu_real_size(p), channels = u->groups * p->in_group, first = u->group * p->in_group, id, c;
     int64_t used = u->split[1] * u->part[1];
     int side_by_side = stride[1] == 1 && channels > 1 && stride[4] != 1;
     if (u->in_first[2] == u->in_end[2]) return;
     for (c = 1; c <= u->b->gap; c++) memset(u->x - c * real, 0, (size_t)real);
     for (id = u->in_first[0]; id < u->in_end[0]; id++) {
         char *plane = u->x + (id - u->in_first[0]) * u->b->plane * real;
-        int64_t from = u->n * stride[0] + u->group * p->in_group * stride[1] + id * stride[2];
-        if (side_by_side) convt3d__cpu_pack_phases(u, plane, from, 1);
+        int64_t from = u->n * stride[0] + first * stride[1] + id * stride[2];
+        if (side_by_side) convt3d__cpu_pack_phases(u, plane, from, first, 1);
         else for (c = 0; c < channels; c++)
-            convt3d__cpu_pack_phases(u, plane + c * u->b->x_pitch * real, from + c * stride[1], 0);
+            convt3d__cpu_pack_phases(u, plane + c * u->b->x_pitch * real, from + c * stride[1], first + c, 0);
         for (c = 0; c < channels; c++)
             memset(plane + (c * u->b->x_pitch + used) * real, 0, (size_t)((u->b->x_pitch - used) * real));
     }
