@@ -110,7 +110,8 @@
  *     dtype           enum       CONVT3D_F32
  *     layout          enum       CONVT3D_NCDHW
  *     x_stride[5]     elements   dense in layout   0        -         order n, c, d, h, w in every layout; all five
- *     y_stride[5]     elements   dense in layout   1        -         zero = dense; y's elements must not overlap
+ *     y_stride[5]     elements   dense in layout   1        -         zero = dense; y's elements must not overlap;
+ *                                                                     an axis of one element may have any stride
  *     ops[8]          list       nothing                                see WHAT FOLLOWS THE CONVOLUTION
  *     dy_stride[5]    elements   dense in layout   0        -         of dy; backward alone, as the next two
  *     dx_stride[5]    elements   dense in layout   1        -         of dx; its elements must not overlap
@@ -1200,7 +1201,8 @@ static int convt3d__count(const int64_t size[5], int64_t element, int64_t *count
     return (uint64_t)bytes <= (uint64_t)PTRDIFF_MAX;
 }
 
-/* Fills in dense strides where all five are zero; *extent = elements from the first to one past the last. */
+/* Fills in dense strides where all five are zero; *extent = elements from the first to one past the last. An axis of
+ * one element may have any stride: here it gets one that keeps what is near the tensor within 64 bits. */
 static int convt3d__strides(int64_t stride[5], const int64_t size[5], int32_t layout, int64_t element, int64_t *extent)
 {
     static const int32_t inner_first[2][5] = {{4, 3, 2, 1, 0}, {1, 4, 3, 2, 0}};
@@ -1217,6 +1219,7 @@ static int convt3d__strides(int64_t stride[5], const int64_t size[5], int32_t la
         if (size[i] == 0) dense = -1;
     }
     if (dense >= 0) *extent = reach;
+    for (i = 0; i < 5; i++) if (size[i] <= 1) stride[i] = convt3d__min(stride[i], reach);
     return convt3d__mul(reach, element, &bytes) && (uint64_t)bytes <= (uint64_t)PTRDIFF_MAX;
 }
 
@@ -3646,6 +3649,14 @@ CONVT3D_API convt3d_status convt3d_solve_output_padding(convt3d_desc *desc, cons
     return convt3d__ok(error);
 }
 
+/* A slab's strides, those that its whole was given, or dense ones of the whole. */
+static void convt3d__strides_of_whole(int64_t stride[5], const int64_t dense[5])
+{
+    int32_t i;
+    for (i = 0; i < 5; i++) if (stride[i] != 0) return;
+    memcpy(stride, dense, 5 * sizeof stride[0]);
+}
+
 CONVT3D_API convt3d_status convt3d_slab(const convt3d_desc *desc, int32_t axis, int64_t begin, int64_t end,
                                         convt3d_desc *sub, int64_t *in_begin, int64_t *in_end, convt3d_error *error)
 {
@@ -3670,9 +3681,9 @@ CONVT3D_API convt3d_status convt3d_slab(const convt3d_desc *desc, int32_t axis, 
     *sub = *desc;
     sub->fixed_out_size = 1;
     for (a = 0; a < 3; a++) { sub->out_size[a] = p.axis[a].out;  sub->output_padding[a] = 0; }
-    memcpy(sub->x_stride, p.desc.x_stride, sizeof sub->x_stride);
-    memcpy(sub->y_stride, p.desc.y_stride, sizeof sub->y_stride);
-    memcpy(sub->ops, p.desc.ops, sizeof sub->ops);
+    convt3d__strides_of_whole(sub->x_stride, p.desc.x_stride);
+    convt3d__strides_of_whole(sub->y_stride, p.desc.y_stride);
+    for (a = 0; a < p.op_count; a++) convt3d__strides_of_whole(sub->ops[a].stride, p.desc.ops[a].stride);
     sub->in_size[axis] = last - first + 1;
     sub->out_size[axis] = end - begin;
     sub->padding[axis] = x->padding + begin - first * x->stride;

@@ -163,6 +163,16 @@ static const shapes_case shapes_table[] = {
                                 YS(2000, 480, 72, 12, 1)}},
     {"fixed_and_strided",      {CH(2, 3, 4, 1), IN(4, 4, 4), K(3, 3, 3), S(2, 2, 2), P(-1, 3, 2), OUT(7, 4, 6),
                                 XS(400, 128, 25, 6, 1), YS(3000, 700, 90, 9, 1)}},
+    /* an axis of one element may have any stride */
+    {"any_stride_one_channel", {CH(1, 1, 1, 1), IN(3, 4, 5), K(2, 2, 2), S(2, 2, 2),
+                                XS(INT64_MAX, INT64_MAX, 20, 5, 1), YS(INT64_MAX, INT64_MAX, 80, 10, 1)}},
+    {"any_stride_one_row",     {CH(1, 4, 3, 1), IN(1, 1, 9), K(3, 3, 3), P(1, 1, 1),
+                                XS(INT64_MAX, 9, INT64_MAX / 2, INT64_MAX, 1),
+                                YS(INT64_MAX, 9, INT64_MAX, INT64_MAX / 3, 1)}},
+    {"any_stride_one_column",  {CH(2, 3, 8, 1), IN(5, 6, 1), K(3, 3, 1), S(2, 2, 1), P(1, 1, 0),
+                                XS(90, 30, 6, 1, INT64_MAX), YS(792, 99, 11, 1, INT64_MAX)}},
+    {"any_stride_wide",        {CH(1, 32, 16, 1), IN(1, 4, 8), K(3, 3, 3), P(1, 1, 1),
+                                XS(INT64_MAX, 32, INT64_MAX, 8, 1), YS(INT64_MAX, 32, INT64_MAX, 8, 1)}},
 };
 
 #undef CH

@@ -276,14 +276,16 @@ static void test_accumulate(void)
 
 /* ---- adjoint identities ---- */
 
+/* Modulo 2^64, in which identities of integers hold as well. */
 static int64_t dot(int32_t dtype, const int64_t size[5], const void *a, const int64_t a_stride[5], const void *b,
                    const int64_t b_stride[5])
 {
-    int64_t at[5] = {0, 0, 0, 0, 0}, i, count = oracle_count(size), sum = 0;
+    int64_t at[5] = {0, 0, 0, 0, 0}, i, count = oracle_count(size);
+    uint64_t sum = 0;
     for (i = 0; i < count; i++, oracle_step(size, at))
-        sum += (int64_t)oracle_load(dtype, a, oracle_offset(at, a_stride)) *
-               (int64_t)oracle_load(dtype, b, oracle_offset(at, b_stride));
-    return sum;
+        sum += (uint64_t)(int64_t)oracle_load(dtype, a, oracle_offset(at, a_stride)) *
+               (uint64_t)(int64_t)oracle_load(dtype, b, oracle_offset(at, b_stride));
+    return (int64_t)sum;
 }
 
 /* Integers: every product and sum is exact, so the identities hold exactly. x that is expanded reads dx as often. */
