@@ -3,7 +3,7 @@
  * Compile it with the other sources (no -m flags; -fopenmp for threads) and define CONVT3D_CPU_FAST where the
  * implementation of convt3d.h is compiled. Rows of the table: avx512, avx2, neon, portable, as the target has them,
  * each for the forward pass and for both parts of the backward pass: dx is a forward problem of another kind (dgrad.h),
- * dw and dbias have a driver of their own (wgrad.h).
+ * or, of few positions, a product of matrices (dgrad_few.h); dw and dbias have a driver of their own (wgrad.h).
  *
  * IDEA
  *     Outputs of one phase (the same (o + padding) mod stride on every axis) are a dense sum over taps of shifted
@@ -192,6 +192,7 @@ typedef struct convt3d__cpu_leaves {
 #include "lines.h"
 #include "products.h"
 #include "wgrad.h"
+#include "dgrad_few.h"
 
 /* --------------------------------------------------------------------------------------------------------------------
  * Units
@@ -341,12 +342,20 @@ static double convt3d__cpu_dx_cost(const convt3d__plan *p, double rate)
         return convt3d__cpu_run(p, &LEAVES, io, error); \
     }
 
-/* The gradient of x: forward's driver on the plan of dgrad.h. */
+/* The gradient of x: forward's driver on the plan of dgrad.h, or dgrad_few.h. */
+enum { CONVT3D__CPU_DX_STREAM = 4 << 20 };      /* bytes of dx that go around the caches, which x and dy want */
+
 static int32_t convt3d__cpu_dx_refuses(convt3d__plan *p, const convt3d__cpu_leaves *leaves, char why[96])
 {
     convt3d__plan q = convt3d__cpu_dx_plan(p);
-    int32_t refused = convt3d__cpu_refuses(&q, leaves, why);
-    memcpy(p->state, q.state, sizeof p->state);
+    convt3d__cpu_blocking b;
+    int32_t refused;
+    if (convt3d__cpu_few_choose(p, leaves)) return 0;
+    refused = convt3d__cpu_refuses(&q, leaves, why);
+    b = convt3d__cpu_blocking_of(&q);
+    b.stream |= !b.scatter && q.stored <= CONVT3D_F64 && q.desc.y_stride[4] == 1 &&
+                q.y_count * convt3d__element_size(q.stored) > CONVT3D__CPU_DX_STREAM;
+    memcpy(p->state, &b, sizeof b);
     p->pack_variant = q.pack_variant;
     return refused;
 }
@@ -354,13 +363,35 @@ static int32_t convt3d__cpu_dx_refuses(convt3d__plan *p, const convt3d__cpu_leav
 static int64_t convt3d__cpu_dx_workspace(const convt3d__plan *p)
 {
     convt3d__plan q = convt3d__cpu_dx_plan(p);
-    return convt3d__cpu_workspace(&q);
+    convt3d__cpu_few few;
+    return convt3d__cpu_few_of(p, &few) ? convt3d__cpu_few_workspace(&few) : convt3d__cpu_workspace(&q);
 }
 
 static int64_t convt3d__cpu_dx_packed(const convt3d__plan *p)
 {
     convt3d__plan q = convt3d__cpu_dx_plan(p);
-    return convt3d__cpu_packed(&q);
+    convt3d__cpu_few few;
+    return convt3d__cpu_few_of(p, &few) ? convt3d__cpu_few_packed(p) : convt3d__cpu_packed(&q);
+}
+
+static convt3d_status convt3d__cpu_dx_pack(const convt3d__plan *p, const convt3d__cpu_leaves *leaves, const void *w,
+                                           void *packed, convt3d_error *error)
+{
+    convt3d__plan q = convt3d__cpu_dx_plan(p);
+    convt3d__cpu_few few;
+    if (!convt3d__cpu_few_of(p, &few)) return convt3d__cpu_pack(&q, leaves, w, packed, error);
+    memcpy(packed, w, (size_t)convt3d__cpu_few_packed(p));
+    return convt3d__ok(error);
+}
+
+static convt3d_status convt3d__cpu_dx_run(const convt3d__plan *p, const convt3d__cpu_leaves *leaves,
+                                          const convt3d_io *io, convt3d_error *error)
+{
+    convt3d__plan q = convt3d__cpu_dx_plan(p);
+    convt3d_io dx = convt3d__cpu_dx_io(io);
+    convt3d__cpu_few few;
+    if (convt3d__cpu_few_of(p, &few)) return convt3d__cpu_few_run(p, &few, leaves, io, error);
+    return convt3d__cpu_run(&q, leaves, &dx, error);
 }
 
 #define CONVT3D__CPU_BACKWARD_ROW(NAME, LEAVES, MISSING, RATE) \
@@ -373,15 +404,12 @@ static int64_t convt3d__cpu_dx_packed(const convt3d__plan *p)
     static convt3d_status convt3d__##NAME##_dx_pack(const convt3d__plan *p, const void *w, void *packed, void *stream, \
                                                     convt3d_error *error) \
     { \
-        convt3d__plan q = convt3d__cpu_dx_plan(p); \
         (void)stream; \
-        return convt3d__cpu_pack(&q, &LEAVES, w, packed, error); \
+        return convt3d__cpu_dx_pack(p, &LEAVES, w, packed, error); \
     } \
     static convt3d_status convt3d__##NAME##_dx_run(const convt3d__plan *p, const convt3d_io *io, convt3d_error *error) \
     { \
-        convt3d__plan q = convt3d__cpu_dx_plan(p); \
-        convt3d_io dx = convt3d__cpu_dx_io(io); \
-        return convt3d__cpu_run(&q, &LEAVES, &dx, error); \
+        return convt3d__cpu_dx_run(p, &LEAVES, io, error); \
     } \
     static int32_t convt3d__##NAME##_dw_refuses(convt3d__plan *p, char why[96]) \
     { \
