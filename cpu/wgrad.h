@@ -25,8 +25,8 @@
  *
  * NUMBERS
  *     The sum of a tile, in the accumulator's type, is added to the partial sum of its part; parts are added in double,
- *     in their order. Tiles and parts depend on the shape and the kernel alone. dbias: 64 values to a lane, in double
- *     from there on.
+ *     in their order. Tiles and parts depend on the shape, the kernel and whether rows of dy lie in memory as rows.
+ *     dbias: 64 values to a lane, in double from there on.
  */
 #ifndef CONVT3D_CPU_WGRAD_H
 #define CONVT3D_CPU_WGRAD_H
