@@ -2,12 +2,13 @@
 // with -DCONVT3D_CUDA. It holds the table of kernels; the files beside it hold one idea each:
 //
 //   status.cuh       CUDA's errors as convt3d statuses, cards, launching
+//   kernel.cuh       the functions by which the table knows a kernel
 //   number.cuh       the four element types: loads, accumulator, one rounding
 //   geometry.cuh     phase algebra in the index type of a kernel
 //   epilogue.cuh     what happens to an accumulator before it is rounded: the bias, the list up to a normalisation
 //   pass.cuh         passes over the output: normalisations, and what of the list a kernel does not apply itself
 //   store.cuh        a block's results to y, whole sectors in either layout
-//   pack.cuh         weights as kernels want them
+//   pack.cuh         the pack of kernels that read weights as they are
 //   generic.cuh      the kernel that accepts everything
 //   wgmma.cuh        Hopper's wgmma, mbarriers and bulk copies; split.cuh f32 as f16 pairs, x as planes of cells
 //   dense_sm90.cuh   dense convolution of any stride as an implicit GEMM on wgmma: dense_tile.cuh its tiles,
@@ -52,6 +53,7 @@
 #include <cuda_bf16.h>
 
 #include "status.cuh"
+#include "kernel.cuh"
 #include "number.cuh"
 #include "geometry.cuh"
 #include "epilogue.cuh"
@@ -90,72 +92,40 @@
 #if CONVT3D__PART(0)
 #include "easy_call.cuh"
 
-// The plan takes the cheapest row that does not refuse; the generic row never does.
+// A row: the kernel whose functions it takes, and the one that has its pack of w.
+#define CONVT3D__ROW(name, pass, exact_slabs, kernel, w, fuses)                                                        \
+    {name, CONVT3D_DEVICE_CUDA, pass, exact_slabs, convt3d__##kernel##_refuses, convt3d__##kernel##_cost,              \
+     convt3d__##kernel##_workspace, convt3d__##w##_packed, convt3d__##w##_pack, convt3d__##kernel##_run,               \
+     convt3d__##kernel##_ready, fuses}
+#define CONVT3D__FORWARD_ROW(name, kernel, w, exact_slabs, more)                                                       \
+    CONVT3D__ROW(name, CONVT3D_FORWARD, exact_slabs, kernel, w, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE | (more))
+#define CONVT3D__BACKWARD_ROW(name, pass, kernel, fuses)                                                               \
+    CONVT3D__ROW(name, CONVT3D_BACKWARD_##pass, 0, kernel, plain_w, fuses)
+
+// The plan takes the cheapest row that does not refuse; the generic row never does. Forward rows say last whether slabs
+// are exact, and what they do besides fusing lists.
 extern "C" const convt3d__backend convt3d__cuda_backends[] = {
-    {"sm90_dense", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__dense_sm90_refuses, convt3d__dense_sm90_cost,
-     convt3d__dense_sm90_workspace, convt3d__dense_sm90_packed, convt3d__dense_sm90_pack, convt3d__dense_sm90_run,
-     convt3d__dense_sm90_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE | CONVT3D__LEAVES_RESIDUALS},
-    {"sm90_nonoverlap", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__nonoverlap90_refuses,
-     convt3d__nonoverlap90_cost, convt3d__nonoverlap90_packed, convt3d__nonoverlap90_packed, convt3d__nonoverlap90_pack,
-     convt3d__nonoverlap90_run, convt3d__nonoverlap90_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
-    {"sm80_nonoverlap", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__nonoverlap_refuses, convt3d__nonoverlap_cost,
-     convt3d__nonoverlap_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__nonoverlap_run,
-     convt3d__nonoverlap_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
-    {"cuda_depthwise", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 1, convt3d__depthwise_refuses, convt3d__depthwise_cost,
-     convt3d__depthwise_workspace, convt3d__depthwise_packed, convt3d__depthwise_pack, convt3d__depthwise_run,
-     convt3d__depthwise_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
-    {"cuda_direct", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 1, convt3d__direct_refuses, convt3d__direct_cost,
-     convt3d__direct_packed, convt3d__direct_packed, convt3d__direct_pack, convt3d__direct_run,
-     convt3d__direct_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
-    {"sm80_dense", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__dense_sm80_refuses, convt3d__dense_sm80_cost,
-     convt3d__dense_sm80_workspace, convt3d__dense_sm80_packed, convt3d__dense_sm80_pack, convt3d__dense_sm80_run,
-     convt3d__dense_sm80_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
-    {"sm80_scatter", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__scatter_sm80_refuses, convt3d__scatter_sm80_cost,
-     convt3d__scatter_sm80_workspace, convt3d__scatter_sm80_packed, convt3d__scatter_sm80_pack,
-     convt3d__scatter_sm80_run, convt3d__scatter_sm80_ready,
-     CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
-    {"sm80_narrow", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__narrow_sm80_refuses, convt3d__narrow_sm80_cost,
-     convt3d__narrow_sm80_workspace, convt3d__narrow_sm80_packed, convt3d__narrow_sm80_pack, convt3d__narrow_sm80_run,
-     convt3d__narrow_sm80_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
-    {"sm90_narrow", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__narrow_sm90_refuses, convt3d__narrow_sm90_cost,
-     convt3d__narrow_sm90_workspace, convt3d__narrow_sm90_packed, convt3d__narrow_sm90_pack, convt3d__narrow_sm90_run,
-     convt3d__narrow_sm90_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
-    {"sm80_march", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 0, convt3d__march_sm80_refuses, convt3d__march_sm80_cost,
-     convt3d__march_sm80_workspace, convt3d__march_sm80_packed, convt3d__march_sm80_pack, convt3d__march_sm80_run,
-     convt3d__march_sm80_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
-    {"cuda_generic", CONVT3D_DEVICE_CUDA, CONVT3D_FORWARD, 1, convt3d__generic_refuses, convt3d__generic_cost,
-     convt3d__generic_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__generic_run,
-     convt3d__generic_ready, CONVT3D__FUSES_LIST | CONVT3D__FUSES_WIDE},
-    {"sm90_nonoverlap", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_X, 0, convt3d__patch_dx_refuses, convt3d__patch_cost,
-     convt3d__patch_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__patch_run,
-     convt3d__patch_ready, CONVT3D__JOINT},
-    {"sm90_nonoverlap", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_W, 0, convt3d__patch_dw_refuses, convt3d__patch_cost,
-     convt3d__patch_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__patch_run,
-     convt3d__patch_ready, CONVT3D__JOINT},
-    {"sm90_dgrad", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_X, 0, convt3d__dgrad_sm90_refuses, convt3d__dgrad_sm90_cost,
-     convt3d__dgrad_sm90_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__dgrad_sm90_run,
-     convt3d__dgrad_sm90_ready, CONVT3D__LEAVES_DY},
-    {"sm90_wgrad", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_W, 0, convt3d__wgrad_sm90_refuses, convt3d__wgrad_sm90_cost,
-     convt3d__wgrad_sm90_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__wgrad_sm90_run,
-     convt3d__wgrad_sm90_ready, CONVT3D__LEAVES_DY},
-    {"cuda_dgrad", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_X, 0, convt3d__direct_dx_refuses, convt3d__direct_dx_cost,
-     convt3d__direct_dx_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__direct_dx_run,
-     convt3d__direct_dx_ready, 0},
-    {"cuda_wgrad", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_W, 0, convt3d__direct_dw_refuses, convt3d__direct_dw_cost,
-     convt3d__direct_dw_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__direct_dw_run,
-     convt3d__direct_dw_ready, 0},
-    {"cuda_walk", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_X, 0, convt3d__walk_dx_refuses, convt3d__walk_dx_cost,
-     convt3d__walk_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__walk_run,
-     convt3d__walk_ready, CONVT3D__JOINT},
-    {"cuda_walk", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_W, 0, convt3d__walk_dw_refuses, convt3d__walk_dw_cost,
-     convt3d__walk_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__walk_run,
-     convt3d__walk_ready, CONVT3D__JOINT},
-    {"cuda_generic", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_X, 0, convt3d__generic_refuses, convt3d__generic_dx_cost,
-     convt3d__generic_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__generic_dx_run,
-     convt3d__generic_dx_ready, 0},
-    {"cuda_generic", CONVT3D_DEVICE_CUDA, CONVT3D_BACKWARD_W, 0, convt3d__generic_refuses, convt3d__generic_dw_cost,
-     convt3d__generic_dw_workspace, convt3d__plain_packed, convt3d__plain_pack_on_device, convt3d__generic_dw_run,
-     convt3d__generic_dw_ready, 0},
+    CONVT3D__FORWARD_ROW("sm90_dense", dense_sm90, dense_sm90, 0, CONVT3D__LEAVES_RESIDUALS),
+    CONVT3D__FORWARD_ROW("sm90_nonoverlap", nonoverlap90, nonoverlap90, 0, 0),
+    CONVT3D__FORWARD_ROW("sm80_nonoverlap", nonoverlap, plain_w, 0, 0),
+    CONVT3D__FORWARD_ROW("cuda_depthwise", depthwise, depthwise, 1, 0),
+    CONVT3D__FORWARD_ROW("cuda_direct", direct, direct, 1, 0),
+    CONVT3D__FORWARD_ROW("sm80_dense", dense_sm80, dense_sm80, 0, 0),
+    CONVT3D__FORWARD_ROW("sm80_scatter", scatter_sm80, scatter_sm80, 0, 0),
+    CONVT3D__FORWARD_ROW("sm80_narrow", narrow_sm80, narrow_sm80, 0, 0),
+    CONVT3D__FORWARD_ROW("sm90_narrow", narrow_sm90, narrow_sm90, 0, 0),
+    CONVT3D__FORWARD_ROW("sm80_march", march_sm80, march_sm80, 0, 0),
+    CONVT3D__FORWARD_ROW("cuda_generic", generic, plain_w, 1, 0),
+    CONVT3D__BACKWARD_ROW("sm90_nonoverlap", X, patch, CONVT3D__JOINT),
+    CONVT3D__BACKWARD_ROW("sm90_nonoverlap", W, patch, CONVT3D__JOINT),
+    CONVT3D__BACKWARD_ROW("sm90_dgrad", X, dgrad_sm90, CONVT3D__LEAVES_DY),
+    CONVT3D__BACKWARD_ROW("sm90_wgrad", W, wgrad_sm90, CONVT3D__LEAVES_DY),
+    CONVT3D__BACKWARD_ROW("cuda_dgrad", X, direct_dx, 0),
+    CONVT3D__BACKWARD_ROW("cuda_wgrad", W, direct_dw, 0),
+    CONVT3D__BACKWARD_ROW("cuda_walk", X, walk, CONVT3D__JOINT),
+    CONVT3D__BACKWARD_ROW("cuda_walk", W, walk, CONVT3D__JOINT),
+    CONVT3D__BACKWARD_ROW("cuda_generic", X, generic_dx, 0),
+    CONVT3D__BACKWARD_ROW("cuda_generic", W, generic_dw, 0),
 };
 extern "C" const int32_t convt3d__cuda_backend_count =
     (int32_t)(sizeof convt3d__cuda_backends / sizeof convt3d__cuda_backends[0]);

@@ -31,17 +31,11 @@
 
 #include "halo.cuh"
 
-extern "C" {
-CONVT3D__HIDDEN int32_t convt3d__dense_sm80_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN double convt3d__dense_sm80_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__dense_sm80_workspace(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__dense_sm80_packed(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__dense_sm80_pack(const convt3d__plan *plan, const void *w, void *packed,
-                                                        void *stream, convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__dense_sm80_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                       convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__dense_sm80_ready(const convt3d__plan *plan, convt3d_error *error);
+CONVT3D__DECLARE_KERNEL(dense_sm80)
+CONVT3D__DECLARE_PACK(dense_sm80)
+
 // The instances that apply lists, CONVT3D_CUDA_PART 13.
+extern "C" {
 CONVT3D__HIDDEN convt3d_status convt3d__dense_sm80_list_run(const convt3d__plan *plan, const convt3d_io *io,
                                                             convt3d_error *error);
 CONVT3D__HIDDEN convt3d_status convt3d__dense_sm80_list_ready(const convt3d__plan *plan, convt3d_error *error);
@@ -115,7 +109,6 @@ struct Sm80Shape {
     int32_t pairs[3], shared, stage, weights;   // bytes; elements of x; bytes of weights in shared memory, or 0
     double cycles;
 };
-static_assert(sizeof(Sm80Shape) <= sizeof(((convt3d__plan *)0)->state), "Sm80Shape is kept in plan->state");
 
 template <class T> struct Sm80Problem {
     HaloProblem<T> h;                           // h.w: weights as they came
@@ -1223,20 +1216,10 @@ static inline convt3d_status sm80_aligned_weights(const convt3d_io *io, int64_t 
 template <class... Formal, class... Actual>
 convt3d_status sm80_launch_after(const convt3d__plan *plan, bool packing, convt3d_error *error,
                                  void (*kernel)(Formal...), dim3 grid, dim3 block, size_t shared, void *stream,
-                                 Actual... actual)
+                                 const Actual &...actual)
 {
-    cudaLaunchConfig_t config = {};
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = grid;
-    config.blockDim = block;
-    config.dynamicSmemBytes = shared;
-    config.stream = (cudaStream_t)stream;
-    config.attrs = &early;
-    config.numAttrs = packing && plan->cuda_arch >= 90;
-    cudaError_t cause = cudaLaunchKernelEx(&config, kernel, Formal(actual)...);
-    return cause == cudaSuccess ? convt3d__ok(error) : convt3d__cuda_fail(error, cause, 0);
+    return convt3d__launch_early(error, packing && plan->cuda_arch >= 90, kernel, grid, block, shared, stream,
+                                 actual...);
 }
 
 template <class T>
@@ -1355,12 +1338,7 @@ template <bool Lists, class Act> auto sm80_instance(const Sm80Shape &s, Act act)
 }
 
 // The shape that refuses() kept, and the walk that goes with it.
-static inline Sm80Shape sm80_shape(const convt3d__plan *plan)
-{
-    Sm80Shape s;
-    memcpy(&s, plan->state, sizeof s);
-    return s;
-}
+static inline Sm80Shape sm80_shape(const convt3d__plan *plan) { return kept_shape<Sm80Shape>(plan); }
 
 static inline Sm80Shape sm80_shape(const convt3d__plan *plan, Sm80Walk (&walk)[3])
 {
@@ -1391,11 +1369,8 @@ extern "C" int32_t convt3d__dense_sm80_refuses(convt3d__plan *plan, char why[96]
     using namespace convt3d_cuda;
     Sm80Shape s;
     Sm80Walk walk[3];
-    convt3d__text text = {why, 96, 0};
-    const char *refusal = sm80_plan(plan, s, walk);
-    convt3d__put(&text, refusal);
-    if (*refusal) return 1;
-    memcpy(plan->state, &s, sizeof s);
+    if (convt3d__refuse(why, sm80_plan(plan, s, walk))) return 1;
+    keep_shape(plan, s);
     plan->pack_variant = sm80_variant(plan, s);
     return 0;
 }
@@ -1414,7 +1389,7 @@ extern "C" int64_t convt3d__dense_sm80_workspace(const convt3d__plan *plan)
 
 extern "C" int64_t convt3d__dense_sm80_packed(const convt3d__plan *plan)
 {
-    return convt3d__dense_sm80_workspace(plan) + plan->w_count * convt3d__element_size(plan->desc.dtype);
+    return convt3d__dense_sm80_workspace(plan) + convt3d__plain_w_packed(plan);
 }
 
 extern "C" convt3d_status convt3d__dense_sm80_pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,

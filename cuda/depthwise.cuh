@@ -23,17 +23,8 @@
 #include "depthwise_long.cuh"
 #include "depthwise_matrix.cuh"
 
-extern "C" {
-CONVT3D__HIDDEN int32_t convt3d__depthwise_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN double convt3d__depthwise_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__depthwise_workspace(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__depthwise_packed(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__depthwise_pack(const convt3d__plan *plan, const void *w, void *packed,
-                                                       void *stream, convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__depthwise_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                      convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__depthwise_ready(const convt3d__plan *plan, convt3d_error *error);
-}
+CONVT3D__DECLARE_KERNEL(depthwise)
+CONVT3D__DECLARE_PACK(depthwise)
 
 #if CONVT3D__PART(5)
 
@@ -579,7 +570,7 @@ template <class K> struct ChannelsKernel {
     convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
                         convt3d_error *error) const
     {
-        return convt3d__plain_pack_on_device(plan, w, packed, stream, error);
+        return convt3d__plain_w_pack(plan, w, packed, stream, error);
     }
 };
 
@@ -702,16 +693,13 @@ static inline bool depthwise_plain(const convt3d__plan *plan)
 extern "C" int32_t convt3d__depthwise_refuses(convt3d__plan *plan, char why[96])
 {
     convt3d_cuda::HaloShape s;
-    convt3d__text text = {why, 96, 0};
     const convt3d__axis &w = plan->axis[2];
-    if (plan->cuda_arch < 80) { convt3d__put(&text, "needs sm_80");  return 1; }
-    if (plan->out_group > 4) { convt3d__put(&text, "more than 4 output channels a group");  return 1; }
-    if (w.stride > 2 || w.dilation > 1 || w.kernel > 8) {
-        convt3d__put(&text, "width: stride beyond 2, dilation beyond 1 or kernel beyond 8");
-        return 1;
-    }
+    if (plan->cuda_arch < 80) return convt3d__refuse(why, "needs sm_80");
+    if (plan->out_group > 4) return convt3d__refuse(why, "more than 4 output channels a group");
+    if (w.stride > 2 || w.dilation > 1 || w.kernel > 8)
+        return convt3d__refuse(why, "width: stride beyond 2, dilation beyond 1 or kernel beyond 8");
     if (!convt3d_cuda::depthwise_dispatch(plan, [&](auto instance) { return instance.plan(plan, s, why); })) return 1;
-    memcpy(plan->state, &s, sizeof s);
+    convt3d_cuda::keep_shape(plan, s);
     plan->pack_variant = convt3d_cuda::depthwise_plain(plan);
     why[0] = 0;
     return 0;
@@ -735,7 +723,7 @@ extern "C" double convt3d__depthwise_cost(const convt3d__plan *plan)
 
 extern "C" int64_t convt3d__depthwise_packed(const convt3d__plan *plan)
 {
-    if (convt3d_cuda::depthwise_plain(plan)) return convt3d__plain_packed(plan);
+    if (convt3d_cuda::depthwise_plain(plan)) return convt3d__plain_w_packed(plan);
     return convt3d_cuda::halo_packed(plan, convt3d_cuda::halo_shape(plan));
 }
 

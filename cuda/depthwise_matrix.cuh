@@ -527,7 +527,7 @@ template <class K, bool Channels> struct BandKernel {
     convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
                         convt3d_error *error) const
     {
-        return convt3d__plain_pack_on_device(plan, w, packed, stream, error);
+        return convt3d__plain_w_pack(plan, w, packed, stream, error);
     }
 };
 

@@ -13,14 +13,7 @@
 // Compiled with sm90_dense, CONVT3D_CUDA_PART 2, whose instances it shares.
 #pragma once
 
-extern "C" {
-CONVT3D__HIDDEN int32_t convt3d__dgrad_sm90_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN double convt3d__dgrad_sm90_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__dgrad_sm90_workspace(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__dgrad_sm90_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                       convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__dgrad_sm90_ready(const convt3d__plan *plan, convt3d_error *error);
-}
+CONVT3D__DECLARE_KERNEL(dgrad_sm90)
 
 #if CONVT3D__PART(2)
 
@@ -450,7 +443,7 @@ convt3d_status dgrad_run(const convt3d__plan *plan, const convt3d_io *io, const 
                                     (uint32_t)plan->w_count,
                                     (int)convt3d__min(convt3d__ceil_div(plan->w_count, 8 * SPLIT_THREADS), 2112),
                                     divisor_of(plan->taps), divisor_of(plan->in_group), divisor_of(plan->out_group)};
-    DenseLaunches launch = {io->stream, error, 0};
+    Launches launch = {io->stream, error, 0};
     convt3d_status status = launch(dgrad_scan_kernel<Element>, exchange.blocks + plan->desc.batch * guess.blocks,
                                    SPLIT_THREADS, 0, exchange, guess);
     if (status == CONVT3D_OK && w.scan_blocks > 0)
@@ -476,13 +469,13 @@ extern "C" int32_t convt3d__dgrad_sm90_refuses(convt3d__plan *plan, char why[96]
 {
     using namespace convt3d_cuda;
     DgradShape s;
-    if (plan->desc.dtype == CONVT3D_F64) return dense_refusal(why, "f64 has no wgmma");
-    if (plan->x_count == 0 || plan->y_count == 0) return dense_refusal(why, "x or y is empty");
-    if (plan->desc.accumulate & CONVT3D_BACKWARD_X) return dense_refusal(why, "does not add to dx");
-    if (!fits_32_bits(plan)) return dense_refusal(why, "indices beyond 32 bits");
-    if (!convt3d__has_sm90a(plan)) return dense_refusal(why, "needs sm_90 and a build with sm_90a code");
+    if (plan->desc.dtype == CONVT3D_F64) return convt3d__refuse(why, "f64 has no wgmma");
+    if (plan->x_count == 0 || plan->y_count == 0) return convt3d__refuse(why, "x or y is empty");
+    if (plan->desc.accumulate & CONVT3D_BACKWARD_X) return convt3d__refuse(why, "does not add to dx");
+    if (!fits_32_bits(plan)) return convt3d__refuse(why, "indices beyond 32 bits");
+    if (!convt3d__has_sm90a(plan)) return convt3d__refuse(why, "needs sm_90 and a build with sm_90a code");
     const char *text = dgrad_shape(plan, &s);
-    return *text ? dense_refusal(why, text) : 0;
+    return convt3d__refuse(why, text);
 }
 
 // Seconds, as of sm90_dense: bytes, among them planes written and read, at 2.8e12; cycles of the matrix unit and of

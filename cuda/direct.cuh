@@ -18,16 +18,8 @@
 #include "direct_few.cuh"
 #include "direct_matrix.cuh"
 
-extern "C" {
-CONVT3D__HIDDEN int32_t convt3d__direct_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN double convt3d__direct_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__direct_packed(const convt3d__plan *plan);     // the workspace, too
-CONVT3D__HIDDEN convt3d_status convt3d__direct_pack(const convt3d__plan *plan, const void *w, void *packed,
-                                                    void *stream, convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__direct_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                   convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__direct_ready(const convt3d__plan *plan, convt3d_error *error);
-}
+CONVT3D__DECLARE_KERNEL(direct)
+CONVT3D__DECLARE_PACK(direct)
 
 #if CONVT3D__PART(6)
 
@@ -450,10 +442,9 @@ template <class Act> auto direct_dispatch(const convt3d__plan *plan, Act act)
 extern "C" int32_t convt3d__direct_refuses(convt3d__plan *plan, char why[96])
 {
     convt3d_cuda::HaloShape s;
-    convt3d__text text = {why, 96, 0};
-    if (plan->cuda_arch < 80) { convt3d__put(&text, "needs sm_80");  return 1; }
+    if (plan->cuda_arch < 80) return convt3d__refuse(why, "needs sm_80");
     if (!convt3d_cuda::direct_dispatch(plan, [&](auto instance) { return instance.plan(plan, s, why); })) return 1;
-    memcpy(plan->state, &s, sizeof s);
+    convt3d_cuda::keep_shape(plan, s);
     why[0] = 0;
     return 0;
 }
@@ -479,6 +470,8 @@ extern "C" int64_t convt3d__direct_packed(const convt3d__plan *plan)
 {
     return convt3d_cuda::halo_packed(plan, convt3d_cuda::halo_shape(plan));
 }
+
+extern "C" int64_t convt3d__direct_workspace(const convt3d__plan *plan) { return convt3d__direct_packed(plan); }
 
 extern "C" convt3d_status convt3d__direct_pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
                                                convt3d_error *error)

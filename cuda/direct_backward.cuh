@@ -13,20 +13,8 @@
 // CONVT3D_CUDA_PART 14.
 #pragma once
 
-extern "C" {
-CONVT3D__HIDDEN int32_t convt3d__direct_dx_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN double convt3d__direct_dx_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__direct_dx_workspace(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__direct_dx_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                      convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__direct_dx_ready(const convt3d__plan *plan, convt3d_error *error);
-CONVT3D__HIDDEN int32_t convt3d__direct_dw_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN double convt3d__direct_dw_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__direct_dw_workspace(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__direct_dw_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                      convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__direct_dw_ready(const convt3d__plan *plan, convt3d_error *error);
-}
+CONVT3D__DECLARE_KERNEL(direct_dx)
+CONVT3D__DECLARE_KERNEL(direct_dw)
 
 #if CONVT3D__PART(14)
 
@@ -373,10 +361,10 @@ extern "C" int32_t convt3d__direct_dx_refuses(convt3d__plan *plan, char why[96])
 {
     using namespace convt3d_cuda;
     const char *text = direct_refusal(plan, plan->desc.dx_stride);
-    if (*text) return wgrad_refusal(why, text);
-    if (plan->desc.accumulate & CONVT3D_BACKWARD_X) return wgrad_refusal(why, "does not add to dx");
+    if (*text) return convt3d__refuse(why, text);
+    if (plan->desc.accumulate & CONVT3D_BACKWARD_X) return convt3d__refuse(why, "does not add to dx");
     if (direct_dx_shared(plan, 1) > DIRECT_SHARED)
-        return wgrad_refusal(why, "the weights of a group are beyond shared memory");
+        return convt3d__refuse(why, "the weights of a group are beyond shared memory");
     return 0;
 }
 
@@ -419,8 +407,8 @@ extern "C" int32_t convt3d__direct_dw_refuses(convt3d__plan *plan, char why[96])
 {
     using namespace convt3d_cuda;
     const char *text = direct_refusal(plan, plan->desc.x_stride);
-    if (*text) return wgrad_refusal(why, text);
-    if (plan->in_group * plan->out_group > 8) return wgrad_refusal(why, "more than 8 pairs of channels a group");
+    if (*text) return convt3d__refuse(why, text);
+    if (plan->in_group * plan->out_group > 8) return convt3d__refuse(why, "more than 8 pairs of channels a group");
     return 0;
 }
 

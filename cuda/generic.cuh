@@ -8,14 +8,7 @@
 // Tile      256 positions, consecutive in (n, od, oh, ow), x 8 channels (1 where a group has one channel).
 #pragma once
 
-extern "C" {
-CONVT3D__HIDDEN int32_t convt3d__generic_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN double convt3d__generic_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__generic_workspace(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__generic_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                    convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__generic_ready(const convt3d__plan *plan, convt3d_error *error);
-}
+CONVT3D__DECLARE_KERNEL(generic)
 
 #if CONVT3D__PART(1)
 
@@ -181,12 +174,7 @@ template <class Act> convt3d_status generic_dispatch(const convt3d__plan *plan, 
 
 }
 
-extern "C" int32_t convt3d__generic_refuses(convt3d__plan *plan, char why[96])
-{
-    (void)plan;
-    why[0] = 0;
-    return 0;
-}
+extern "C" int32_t convt3d__generic_refuses(convt3d__plan *, char why[96]) { return convt3d__refuse(why, ""); }
 
 // Seconds at the rate seen on an H200: about 4e12 products a second and, where those are few, 1.5e12 bytes.
 extern "C" double convt3d__generic_cost(const convt3d__plan *plan)
@@ -197,7 +185,7 @@ extern "C" double convt3d__generic_cost(const convt3d__plan *plan)
     return products / 4e12 + (double)(plan->x_count + plan->y_count) * 8 / 1.5e12;
 }
 
-extern "C" int64_t convt3d__generic_workspace(const convt3d__plan *plan) { (void)plan;  return 0; }
+extern "C" int64_t convt3d__generic_workspace(const convt3d__plan *) { return 0; }
 
 extern "C" convt3d_status convt3d__generic_ready(const convt3d__plan *plan, convt3d_error *error)
 {

@@ -17,18 +17,10 @@
 // CONVT3D_CUDA_PART 10.
 #pragma once
 
-extern "C" {
-CONVT3D__HIDDEN double convt3d__generic_dx_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__generic_dx_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                       convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__generic_dx_ready(const convt3d__plan *plan, convt3d_error *error);
-CONVT3D__HIDDEN double convt3d__generic_dw_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__generic_dw_workspace(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__generic_dw_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                       convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__generic_dw_ready(const convt3d__plan *plan, convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__cuda_flip_ready(const convt3d__plan *plan, convt3d_error *error);
-}
+CONVT3D__DECLARE_KERNEL(generic_dx)
+CONVT3D__DECLARE_KERNEL(generic_dw)
+
+extern "C" CONVT3D__HIDDEN convt3d_status convt3d__cuda_flip_ready(const convt3d__plan *plan, convt3d_error *error);
 
 #if CONVT3D__PART(10)
 
@@ -619,11 +611,15 @@ static double convt3d__generic_back_cost(const convt3d__plan *plan, double rate)
     return products / (rate * share) + bytes / 0.8e12 + each * 8e-8 + 3e-5;
 }
 
+extern "C" int32_t convt3d__generic_dx_refuses(convt3d__plan *, char why[96]) { return convt3d__refuse(why, ""); }
+
 extern "C" double convt3d__generic_dx_cost(const convt3d__plan *plan)
 {
     const bool scattered = plan->in_group == 1 && plan->desc.groups > 1 && plan->desc.dy_stride[1] == 1;
     return convt3d__generic_back_cost(plan, scattered ? 5e10 : 8e12);
 }
+
+extern "C" int64_t convt3d__generic_dx_workspace(const convt3d__plan *) { return 0; }
 
 extern "C" convt3d_status convt3d__generic_dx_run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error)
 {
@@ -636,6 +632,8 @@ extern "C" convt3d_status convt3d__generic_dx_ready(const convt3d__plan *plan, c
 {
     return convt3d_cuda::dx_dispatch(plan, [=](auto kernel) { return kernel.ready(plan, error); });
 }
+
+extern "C" int32_t convt3d__generic_dw_refuses(convt3d__plan *, char why[96]) { return convt3d__refuse(why, ""); }
 
 extern "C" double convt3d__generic_dw_cost(const convt3d__plan *plan) { return convt3d__generic_back_cost(plan, 5e12); }
 

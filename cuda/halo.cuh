@@ -61,7 +61,6 @@ struct HaloShape {
     int32_t shared, stage;                  // bytes; elements of a stage: streaming has two
     struct { int32_t k, offset, count; } phase[3][HALO_TABLE];   // where the stride is at most HALO_TABLE
 };
-static_assert(sizeof(HaloShape) <= sizeof(((convt3d__plan *)0)->state), "HaloShape is kept in plan->state");
 
 // Whether a block, having one phase, stages that phase's rows of taps only: [kd][kh] are then counted from its first.
 static __host__ __device__ __forceinline__ bool halo_compact(const HaloShape &s)
@@ -398,12 +397,7 @@ static inline int64_t halo_packed(const convt3d__plan *plan, const HaloShape &s)
     return halo_packed_rows(plan, s) * (taps * s.weight_row * element + 4);
 }
 
-static inline HaloShape halo_shape(const convt3d__plan *plan)
-{
-    HaloShape s;
-    memcpy(&s, plan->state, sizeof s);
-    return s;
-}
+static inline HaloShape halo_shape(const convt3d__plan *plan) { return kept_shape<HaloShape>(plan); }
 
 // Whether the plan's kernel has anything to do between the bias and the rounding: there are instances that have not.
 static inline bool halo_lists(const convt3d__plan *plan)

@@ -24,17 +24,8 @@
 
 #include "dense_sm80.cuh"
 
-extern "C" {
-CONVT3D__HIDDEN int32_t convt3d__narrow_sm80_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN double convt3d__narrow_sm80_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__narrow_sm80_workspace(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__narrow_sm80_packed(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__narrow_sm80_pack(const convt3d__plan *plan, const void *w, void *packed,
-                                                         void *stream, convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__narrow_sm80_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                        convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__narrow_sm80_ready(const convt3d__plan *plan, convt3d_error *error);
-}
+CONVT3D__DECLARE_KERNEL(narrow_sm80)
+CONVT3D__DECLARE_PACK(narrow_sm80)
 
 // narrow_sm90.cuh shares how x is staged and what a tap is.
 #if CONVT3D__PART(15) || CONVT3D__PART(19)
@@ -74,7 +65,6 @@ struct NarrowShape {
     int32_t shared;
     double cycles;
 };
-static_assert(sizeof(NarrowShape) <= sizeof(((convt3d__plan *)0)->state), "NarrowShape is kept in plan->state");
 
 template <class T, int NB> struct NarrowProblem {
     static constexpr int Warps = NARROW_STEP / NB, Threads = 32 * Warps;
@@ -972,12 +962,7 @@ static inline const char *narrow_plan(const convt3d__plan *plan, NarrowShape &s,
     return halo_spans_32_bits(plan, spans) ? "" : "a tile spans more than 2^31 bytes of y or elements of x";
 }
 
-static inline NarrowShape narrow_shape(const convt3d__plan *plan)
-{
-    NarrowShape s;
-    memcpy(&s, plan->state, sizeof s);
-    return s;
-}
+static inline NarrowShape narrow_shape(const convt3d__plan *plan) { return kept_shape<NarrowShape>(plan); }
 
 static inline void narrow_walk(const convt3d__plan *plan, Sm80Walk (&walk)[3])
 {
@@ -1134,11 +1119,8 @@ extern "C" int32_t convt3d__narrow_sm80_refuses(convt3d__plan *plan, char why[96
     using namespace convt3d_cuda;
     NarrowShape s;
     Sm80Walk walk[3];
-    convt3d__text text = {why, 96, 0};
-    const char *refusal = narrow_plan(plan, s, walk);
-    convt3d__put(&text, refusal);
-    if (*refusal) return 1;
-    memcpy(plan->state, &s, sizeof s);
+    if (convt3d__refuse(why, narrow_plan(plan, s, walk))) return 1;
+    keep_shape(plan, s);
     plan->pack_variant = UINT64_C(0xcbf29ce484222325) ^ (uint64_t)s.mode;
     for (int a = 0; a < 3; a++) {
         const convt3d__axis &axis = plan->axis[a];
@@ -1178,7 +1160,7 @@ extern "C" int64_t convt3d__narrow_sm80_workspace(const convt3d__plan *plan)
 
 extern "C" int64_t convt3d__narrow_sm80_packed(const convt3d__plan *plan)
 {
-    return convt3d__narrow_sm80_workspace(plan) + plan->w_count * convt3d__element_size(plan->desc.dtype);
+    return convt3d__narrow_sm80_workspace(plan) + convt3d__plain_w_packed(plan);
 }
 
 extern "C" convt3d_status convt3d__narrow_sm80_pack(const convt3d__plan *plan, const void *w, void *packed,

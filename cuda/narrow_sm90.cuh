@@ -25,17 +25,8 @@
 
 #include "narrow_sm80.cuh"
 
-extern "C" {
-CONVT3D__HIDDEN int32_t convt3d__narrow_sm90_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN double convt3d__narrow_sm90_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__narrow_sm90_workspace(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__narrow_sm90_packed(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__narrow_sm90_pack(const convt3d__plan *plan, const void *w, void *packed,
-                                                         void *stream, convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__narrow_sm90_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                        convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__narrow_sm90_ready(const convt3d__plan *plan, convt3d_error *error);
-}
+CONVT3D__DECLARE_KERNEL(narrow_sm90)
+CONVT3D__DECLARE_PACK(narrow_sm90)
 
 #if CONVT3D__PART(19)
 
@@ -69,7 +60,6 @@ struct CellsShape {
     int32_t warpgroups, share, shared;          // share: groups that a block has at a time
     double cycles;                              // of a tile
 };
-static_assert(sizeof(CellsShape) <= sizeof(((convt3d__plan *)0)->state), "CellsShape is kept in plan->state");
 
 template <class T> struct CellsProblem {
     HaloProblem<T> h;
@@ -696,12 +686,7 @@ static inline const char *cells_plan(const convt3d__plan *plan, CellsShape &s, S
     return halo_spans_32_bits(plan, spans) ? "" : "a tile spans more than 2^31 bytes of y or elements of x";
 }
 
-static inline CellsShape cells_shape(const convt3d__plan *plan)
-{
-    CellsShape s;
-    memcpy(&s, plan->state, sizeof s);
-    return s;
-}
+static inline CellsShape cells_shape(const convt3d__plan *plan) { return kept_shape<CellsShape>(plan); }
 
 static inline void cells_walk(const convt3d__plan *plan, Sm80Walk (&walk)[3])
 {
@@ -829,11 +814,8 @@ extern "C" int32_t convt3d__narrow_sm90_refuses(convt3d__plan *plan, char why[96
     using namespace convt3d_cuda;
     CellsShape s;
     Sm80Walk walk[3];
-    convt3d__text text = {why, 96, 0};
-    const char *refusal = cells_plan(plan, s, walk);
-    convt3d__put(&text, refusal);
-    if (*refusal) return 1;
-    memcpy(plan->state, &s, sizeof s);
+    if (convt3d__refuse(why, cells_plan(plan, s, walk))) return 1;
+    keep_shape(plan, s);
     plan->pack_variant = UINT64_C(0xcbf29ce484222325) ^ (uint64_t)s.mode;
     for (int a = 0; a < 3; a++) {
         const convt3d__axis &axis = plan->axis[a];
@@ -866,7 +848,7 @@ extern "C" int64_t convt3d__narrow_sm90_workspace(const convt3d__plan *plan)
 
 extern "C" int64_t convt3d__narrow_sm90_packed(const convt3d__plan *plan)
 {
-    return convt3d__narrow_sm90_workspace(plan) + plan->w_count * convt3d__element_size(plan->desc.dtype);
+    return convt3d__narrow_sm90_workspace(plan) + convt3d__plain_w_packed(plan);
 }
 
 extern "C" convt3d_status convt3d__narrow_sm90_pack(const convt3d__plan *plan, const void *w, void *packed,

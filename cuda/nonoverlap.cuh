@@ -24,14 +24,7 @@
 // Outputs that no tap reaches are filled by the same launch.
 #pragma once
 
-extern "C" {
-CONVT3D__HIDDEN int32_t convt3d__nonoverlap_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN double convt3d__nonoverlap_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__nonoverlap_workspace(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__nonoverlap_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                       convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__nonoverlap_ready(const convt3d__plan *plan, convt3d_error *error);
-}
+CONVT3D__DECLARE_KERNEL(nonoverlap)
 
 #if CONVT3D__PART(3)
 
@@ -1302,13 +1295,6 @@ static NonoverlapProblem nonoverlap_problem(const convt3d__plan *plan, const con
     return p;
 }
 
-static int nonoverlap_refusal(char why[96], const char *text)
-{
-    convt3d__text t = {why, 96, 0};
-    convt3d__put(&t, text);
-    return 1;
-}
-
 // Whether this build has the code for the card: a kernel compiled for less than sm_80 is empty.
 template <class Function> bool nonoverlap_compiled(const convt3d__plan *plan, Function *function)
 {
@@ -1328,15 +1314,15 @@ extern "C" int32_t convt3d__nonoverlap_refuses(convt3d__plan *plan, char why[96]
     using namespace convt3d_cuda;
     NonoverlapTiling best = {};
     int chosen = -1;
-    if (plan->cuda_arch < 80) return nonoverlap_refusal(why, "needs sm_80 or later");
+    if (plan->cuda_arch < 80) return convt3d__refuse(why, "needs sm_80 or later");
     for (int a = 0; a < 3; a++) {
         if (plan->axis[a].dilation != 1 && plan->axis[a].kernel > 1)
-            return nonoverlap_refusal(why, "needs dilation 1");
-        if (plan->axis[a].kernel > plan->axis[a].stride) return nonoverlap_refusal(why, "needs kernel <= stride");
+            return convt3d__refuse(why, "needs dilation 1");
+        if (plan->axis[a].kernel > plan->axis[a].stride) return convt3d__refuse(why, "needs kernel <= stride");
     }
     if (!fits_32_bits(plan) || nonoverlap_positions(plan) > INT32_MAX / 2 ||
         plan->out_group * plan->taps > INT32_MAX / 64 || plan->in_group > 65536 || plan->desc.groups > 65536)
-        return nonoverlap_refusal(why, "needs indices of 32 bits");
+        return convt3d__refuse(why, "needs indices of 32 bits");
     for (int tile = nonoverlap_lists(plan) && plan->desc.dtype != CONVT3D_F64 ? 2 : 0; tile < NONOVERLAP_TILES; tile++)
         nonoverlap_instance(plan, tile, [&](auto kernel) {
             NonoverlapTiling trial = best;
@@ -1345,9 +1331,9 @@ extern "C" int32_t convt3d__nonoverlap_refuses(convt3d__plan *plan, char why[96]
             chosen = tile;
             return 0;
         });
-    if (chosen < 0) return nonoverlap_refusal(why, "too many in_channels for a slice of w in shared memory");
+    if (chosen < 0) return convt3d__refuse(why, "too many in_channels for a slice of w in shared memory");
     if (!nonoverlap_instance(plan, chosen, [&](auto kernel) { return nonoverlap_compiled(plan, kernel.function()); }))
-        return nonoverlap_refusal(why, "this build has no code of sm_80 or later for this card");
+        return convt3d__refuse(why, "this build has no code of sm_80 or later for this card");
     plan->state[NONOVERLAP_TILE] = chosen;
     plan->state[NONOVERLAP_BLOCKS] = convt3d__max(best.blocks, 1);
     plan->state[NONOVERLAP_STAGES] = best.stages;
@@ -1363,7 +1349,7 @@ extern "C" double convt3d__nonoverlap_cost(const convt3d__plan *plan)
     return (double)plan->state[convt3d_cuda::NONOVERLAP_PICOSECONDS] * 1e-12;
 }
 
-extern "C" int64_t convt3d__nonoverlap_workspace(const convt3d__plan *plan) { (void)plan;  return 0; }
+extern "C" int64_t convt3d__nonoverlap_workspace(const convt3d__plan *) { return 0; }
 
 extern "C" convt3d_status convt3d__nonoverlap_ready(const convt3d__plan *plan, convt3d_error *error)
 {

@@ -25,15 +25,7 @@
 // CONVT3D_CUDA_PART 17.
 #pragma once
 
-extern "C" {
-CONVT3D__HIDDEN int32_t convt3d__patch_dx_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN int32_t convt3d__patch_dw_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN double convt3d__patch_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__patch_workspace(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__patch_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                  convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__patch_ready(const convt3d__plan *plan, convt3d_error *error);
-}
+CONVT3D__DECLARE_KERNEL(patch)
 
 #if CONVT3D__PART(17)
 
@@ -1162,29 +1154,6 @@ static PatchProblem patch_problem(const convt3d__plan *plan, const convt3d_io *i
     return p;
 }
 
-// A row of launches: each may start, but for what it waits for, while the one before it ends.
-struct PatchLaunches {
-    void *stream;
-    convt3d_error *error;
-    int count;
-    template <class... Formal, class... Actual>
-    convt3d_status operator()(void (*kernel)(Formal...), int64_t blocks, int threads, int shared, Actual... actual)
-    {
-        cudaLaunchConfig_t config = {};
-        cudaLaunchAttribute early = {};
-        early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        early.val.programmaticStreamSerializationAllowed = 1;
-        config.gridDim = dim3((unsigned)blocks);
-        config.blockDim = dim3((unsigned)threads);
-        config.dynamicSmemBytes = (size_t)shared;
-        config.stream = (cudaStream_t)stream;
-        config.attrs = &early;
-        config.numAttrs = count++ > 0;
-        cudaError_t cause = cudaLaunchKernelEx(&config, kernel, Formal(actual)...);
-        return cause == cudaSuccess ? convt3d__ok(error) : convt3d__cuda_fail(error, cause, 0);
-    }
-};
-
 template <class C>
 convt3d_status patch_run(const convt3d__plan *plan, const convt3d_io *io, const PatchShape &s, convt3d_error *error)
 {
@@ -1192,7 +1161,7 @@ convt3d_status patch_run(const convt3d__plan *plan, const convt3d_io *io, const 
     const bool dx = (plan->pass & CONVT3D_BACKWARD_X) && io->dx;
     const bool dw = (plan->pass & ~CONVT3D_BACKWARD_X) && (io->dw || io->dbias);
     const PatchProblem p = patch_problem(plan, io, s, l, dx, dw);
-    PatchLaunches launch = {io->stream, error, 0};
+    Launches launch = {io->stream, error, 0};
     const convt3d_status status = launch(patch_kernel<C>, s.units * s.pieces, PATCH_THREADS, C::Shared, p);
     if (status != CONVT3D_OK || !(dw || p.dx_part)) return status;
     PatchMerge merge = {};
@@ -1209,32 +1178,16 @@ convt3d_status patch_run(const convt3d__plan *plan, const convt3d_io *io, const 
     return launch(patch_merge_kernel<C>, merge.dw_blocks + merge.bias_blocks + dx_blocks, 256, 0, merge);
 }
 
-static int32_t patch_refusal(char why[96], const char *text)
-{
-    convt3d__text out = {why, 96, 0};
-    convt3d__put(&out, text);
-    return *text != 0;
 }
 
-static const char *patch_refuses(const convt3d__plan *plan)
+// Of the row for dx or of that for dw, as plan->pass says.
+extern "C" int32_t convt3d__patch_refuses(convt3d__plan *plan, char why[96])
 {
+    using namespace convt3d_cuda;
     PatchShape s;
-    return convt3d__has_sm90a(plan) ? patch_shape(plan, &s) : "needs sm_90 and a build with sm_90a code";
-}
-
-}
-
-extern "C" int32_t convt3d__patch_dx_refuses(convt3d__plan *plan, char why[96])
-{
-    using namespace convt3d_cuda;
-    if (plan->desc.accumulate & CONVT3D_BACKWARD_X) return patch_refusal(why, "does not add to dx");
-    return patch_refusal(why, patch_refuses(plan));
-}
-
-extern "C" int32_t convt3d__patch_dw_refuses(convt3d__plan *plan, char why[96])
-{
-    using namespace convt3d_cuda;
-    return patch_refusal(why, patch_refuses(plan));
+    if (plan->pass & plan->desc.accumulate & CONVT3D_BACKWARD_X) return convt3d__refuse(why, "does not add to dx");
+    if (!convt3d__has_sm90a(plan)) return convt3d__refuse(why, "needs sm_90 and a build with sm_90a code");
+    return convt3d__refuse(why, patch_shape(plan, &s));
 }
 
 // Seconds: bytes at 3.3e12; stages of 900 cycles at 1.6e9 a block; 10 us of launches. Copies element by element take

@@ -40,16 +40,8 @@
 //           early for a list.
 #pragma once
 
-extern "C" {
-CONVT3D__HIDDEN int32_t convt3d__nonoverlap90_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN double convt3d__nonoverlap90_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__nonoverlap90_packed(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__nonoverlap90_pack(const convt3d__plan *plan, const void *w, void *packed,
-                                                          void *stream, convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__nonoverlap90_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                         convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__nonoverlap90_ready(const convt3d__plan *plan, convt3d_error *error);
-}
+CONVT3D__DECLARE_KERNEL(nonoverlap90)
+CONVT3D__DECLARE_PACK(nonoverlap90)
 
 #if CONVT3D__PART(4)
 
@@ -1529,13 +1521,6 @@ static Nonoverlap90Problem nonoverlap90_problem(const convt3d__plan *plan)
     return p;
 }
 
-static int nonoverlap90_refusal(char why[96], const char *text)
-{
-    convt3d__text t = {why, 96, 0};
-    convt3d__put(&t, text);
-    return 1;
-}
-
 }
 
 extern "C" int32_t convt3d__nonoverlap90_refuses(convt3d__plan *plan, char why[96])
@@ -1543,35 +1528,35 @@ extern "C" int32_t convt3d__nonoverlap90_refuses(convt3d__plan *plan, char why[9
     using namespace convt3d_cuda;
     Nonoverlap90Choice best = {};
     const convt3d_desc &d = plan->desc;
-    if (!convt3d__has_sm90a(plan)) return nonoverlap90_refusal(why, "needs an sm_90 card and sm_90a code");
-    if (d.dtype == CONVT3D_F64) return nonoverlap90_refusal(why, "not for f64");
-    if (d.groups != 1) return nonoverlap90_refusal(why, "needs one group");
+    if (!convt3d__has_sm90a(plan)) return convt3d__refuse(why, "needs an sm_90 card and sm_90a code");
+    if (d.dtype == CONVT3D_F64) return convt3d__refuse(why, "not for f64");
+    if (d.groups != 1) return convt3d__refuse(why, "needs one group");
     for (int a = 0; a < 3; a++) {
         const convt3d__axis &axis = plan->axis[a];
         if (axis.kernel != axis.stride || (axis.dilation != 1 && axis.kernel > 1))
-            return nonoverlap90_refusal(why, "needs kernel == stride, dilation 1");
+            return convt3d__refuse(why, "needs kernel == stride, dilation 1");
         if (axis.padding != 0 || axis.out != axis.in * axis.stride)
-            return nonoverlap90_refusal(why, "needs padding 0 and the whole output");
+            return convt3d__refuse(why, "needs padding 0 and the whole output");
     }
     if (!fits_32_bits(plan) || nonoverlap90_positions(plan) > INT32_MAX / 2 ||
         d.out_channels * plan->taps > INT32_MAX / 64 || d.in_channels > 65536)
-        return nonoverlap90_refusal(why, "needs indices of 32 bits");
-    if (nonoverlap90_positions(plan) == 0) return nonoverlap90_refusal(why, "nothing to compute");
+        return convt3d__refuse(why, "needs indices of 32 bits");
+    if (nonoverlap90_positions(plan) == 0) return convt3d__refuse(why, "nothing to compute");
     int64_t kernel = plan->axis[2].kernel, reach = (d.out_channels - 1) * d.y_stride[1];
     for (int a = 0; a < 3; a++) reach += (plan->axis[a].kernel - 1) * d.y_stride[2 + a];
-    if (reach > INT32_MAX) return nonoverlap90_refusal(why, "needs offsets of 32 bits inside a sample");
+    if (reach > INT32_MAX) return convt3d__refuse(why, "needs offsets of 32 bits inside a sample");
     if (nonoverlap90_channels_last(plan) != (d.layout == CONVT3D_NDHWC))
-        return nonoverlap90_refusal(why, "needs x and y to lie as their layout says");
+        return convt3d__refuse(why, "needs x and y to lie as their layout says");
     if (nonoverlap90_channels_last(plan)) {
         if (nonoverlap90_run_length(plan) % 4 != 0 ||
             (d.y_stride[4] % 4 != 0 && kernel > 1 && d.y_stride[4] != d.out_channels))
-            return nonoverlap90_refusal(why, "needs channels of y in fours");
+            return convt3d__refuse(why, "needs channels of y in fours");
     } else if (d.y_stride[4] != 1 || (kernel != 1 && kernel != 2 && kernel != 4))
-        return nonoverlap90_refusal(why, "needs W or channels innermost in y, kernel 1, 2 or 4 along W");
+        return convt3d__refuse(why, "needs W or channels innermost in y, kernel 1, 2 or 4 along W");
     for (int tile = 0; tile < NONOVERLAP90_TILES; tile++)
         if (nonoverlap90_has_tile(plan, tile))
             nonoverlap90_instance(plan, tile, [&](auto kernel) { kernel.attempt(plan, tile, &best); });
-    if (best.rows == 0) return nonoverlap90_refusal(why, "too many in_channels for rows of w in shared memory");
+    if (best.rows == 0) return convt3d__refuse(why, "too many in_channels for rows of w in shared memory");
     plan->state[NONOVERLAP90_TILE] = best.tile;
     plan->state[NONOVERLAP90_ROWS] = best.rows;
     plan->state[NONOVERLAP90_SLICES] = best.slices;
@@ -1599,6 +1584,11 @@ extern "C" int64_t convt3d__nonoverlap90_packed(const convt3d__plan *plan)
     return nonoverlap90_instance(plan, (int)plan->state[NONOVERLAP90_TILE], [&](auto kernel) {
         return kernel.slices(p) + (kernel.keeps_w() ? plan->w_count * 4 : 0);
     });
+}
+
+extern "C" int64_t convt3d__nonoverlap90_workspace(const convt3d__plan *plan)
+{
+    return convt3d__nonoverlap90_packed(plan);
 }
 
 extern "C" convt3d_status convt3d__nonoverlap90_ready(const convt3d__plan *plan, convt3d_error *error)
@@ -1652,19 +1642,11 @@ extern "C" convt3d_status convt3d__nonoverlap90_run(const convt3d__plan *plan, c
     p.pairs = p.aligned && !nonoverlap90_channels_last(plan) && !(p.kernel[2] == 4 && plan->desc.dtype == CONVT3D_F32);
     return nonoverlap90_instance(plan, (int)plan->state[NONOVERLAP90_TILE], [&](auto kernel) {
         if (io->w_packed) p.w = p.packed + kernel.slices(p);
-        cudaLaunchAttribute early;
-        cudaLaunchConfig_t config = {};
-        early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        early.val.programmaticStreamSerializationAllowed = 1;
-        config.gridDim = dim3((unsigned)(p.slices * p.blocks_of_slice));
-        config.blockDim = dim3((unsigned)decltype(kernel)::Tile::Threads);
-        config.dynamicSmemBytes = (size_t)plan->state[NONOVERLAP90_SHARED];
-        config.stream = (cudaStream_t)io->stream;
-        config.attrs = &early;
-        config.numAttrs = io->w_packed ? 0 : 1;
-        cudaError_t cause = cudaLaunchKernelEx(&config, kernel.function(), p,
-                                               list_of<typename decltype(kernel)::T>(plan, io, 0, plan->fused));
-        return cause == cudaSuccess ? convt3d__ok(error) : convt3d__cuda_fail(error, cause, 0);
+        return convt3d__launch_early(error, !io->w_packed, kernel.function(),
+                                     dim3((unsigned)(p.slices * p.blocks_of_slice)),
+                                     dim3((unsigned)decltype(kernel)::Tile::Threads),
+                                     (size_t)plan->state[NONOVERLAP90_SHARED], io->stream, p,
+                                     list_of<typename decltype(kernel)::T>(plan, io, 0, plan->fused));
     });
 }
 

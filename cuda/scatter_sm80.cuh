@@ -20,17 +20,8 @@
 
 #include "dense_sm80.cuh"
 
-extern "C" {
-CONVT3D__HIDDEN int32_t convt3d__scatter_sm80_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN double convt3d__scatter_sm80_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__scatter_sm80_workspace(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__scatter_sm80_packed(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__scatter_sm80_pack(const convt3d__plan *plan, const void *w, void *packed,
-                                                          void *stream, convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__scatter_sm80_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                         convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__scatter_sm80_ready(const convt3d__plan *plan, convt3d_error *error);
-}
+CONVT3D__DECLARE_KERNEL(scatter_sm80)
+CONVT3D__DECLARE_PACK(scatter_sm80)
 
 #if CONVT3D__PART(9)
 
@@ -542,23 +533,15 @@ template <class Act> auto scatter_instance(const convt3d__plan *plan, const Scat
     return halo_lists(plan) ? scatter_modes<true>(s, act) : scatter_modes<false>(s, act);
 }
 
-static inline ScatterShape scatter_shape(const convt3d__plan *plan)
-{
-    ScatterShape s;
-    memcpy(&s, plan->state, sizeof s);
-    return s;
-}
+static inline ScatterShape scatter_shape(const convt3d__plan *plan) { return kept_shape<ScatterShape>(plan); }
 
 }
 
 extern "C" int32_t convt3d__scatter_sm80_refuses(convt3d__plan *plan, char why[96])
 {
     convt3d_cuda::ScatterShape s;
-    convt3d__text text = {why, 96, 0};
-    const char *refusal = convt3d_cuda::scatter_plan(plan, s);
-    convt3d__put(&text, refusal);
-    if (*refusal) return 1;
-    memcpy(plan->state, &s, sizeof s);
+    if (convt3d__refuse(why, convt3d_cuda::scatter_plan(plan, s))) return 1;
+    convt3d_cuda::keep_shape(plan, s);
     plan->pack_variant = (uint64_t)s.mode;
     return 0;
 }
@@ -579,7 +562,7 @@ extern "C" int64_t convt3d__scatter_sm80_workspace(const convt3d__plan *plan)
 
 extern "C" int64_t convt3d__scatter_sm80_packed(const convt3d__plan *plan)
 {
-    return convt3d__scatter_sm80_workspace(plan) + plan->w_count * convt3d__element_size(plan->desc.dtype);
+    return convt3d__scatter_sm80_workspace(plan) + convt3d__plain_w_packed(plan);
 }
 
 extern "C" convt3d_status convt3d__scatter_sm80_pack(const convt3d__plan *plan, const void *w, void *packed,

@@ -6,18 +6,49 @@
 
 extern "C" CONVT3D__HIDDEN convt3d_status convt3d__cuda_fail(convt3d_error *error, cudaError_t cause, int64_t bytes);
 
-// Launches kernel(arguments...) and reports what the launch itself says.
+// Launches kernel(arguments...) and reports what the launch itself says. early: it may start while what was launched
+// before it ends, but for what it waits for itself (griddepcontrol.wait).
 template <class... Formal, class... Actual>
-convt3d_status convt3d__launch(convt3d_error *error, void (*kernel)(Formal...), dim3 grid, dim3 block, size_t shared,
-                               void *stream, Actual... actual)
+convt3d_status convt3d__launch_early(convt3d_error *error, bool early, void (*kernel)(Formal...), dim3 grid,
+                                     dim3 block, size_t shared, void *stream, const Actual &...actual)
 {
     cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = grid;
     config.blockDim = block;
     config.dynamicSmemBytes = shared;
     config.stream = (cudaStream_t)stream;
+    config.attrs = &attribute;
+    config.numAttrs = early;
     cudaError_t cause = cudaLaunchKernelEx(&config, kernel, Formal(actual)...);
     return cause == cudaSuccess ? convt3d__ok(error) : convt3d__cuda_fail(error, cause, 0);
+}
+
+template <class... Formal, class... Actual>
+convt3d_status convt3d__launch(convt3d_error *error, void (*kernel)(Formal...), dim3 grid, dim3 block, size_t shared,
+                               void *stream, const Actual &...actual)
+{
+    return convt3d__launch_early(error, false, kernel, grid, block, shared, stream, actual...);
+}
+
+namespace convt3d_cuda {
+
+// A row of launches: each but the first may start early.
+struct Launches {
+    void *stream;
+    convt3d_error *error;
+    int count;
+    template <class... Formal, class... Actual>
+    convt3d_status operator()(void (*kernel)(Formal...), int64_t blocks, int threads, int shared,
+                              const Actual &...actual)
+    {
+        return convt3d__launch_early(error, count++ > 0, kernel, dim3((unsigned)blocks), dim3((unsigned)threads),
+                                     (size_t)shared, stream, actual...);
+    }
+};
+
 }
 
 // Makes sure, while planning, that the card has code for the kernel and that it is loaded: running must not wait.

@@ -18,15 +18,7 @@
 // CONVT3D_CUDA_PART 18.
 #pragma once
 
-extern "C" {
-CONVT3D__HIDDEN int32_t convt3d__walk_dx_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN int32_t convt3d__walk_dw_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN double convt3d__walk_dx_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN double convt3d__walk_dw_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__walk_workspace(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__walk_run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__walk_ready(const convt3d__plan *plan, convt3d_error *error);
-}
+CONVT3D__DECLARE_KERNEL(walk)
 
 #if CONVT3D__PART(18)
 
@@ -564,13 +556,6 @@ template <bool Dx, bool Dw> convt3d_status walk_load(const convt3d__plan *plan, 
     });
 }
 
-static int32_t walk_refusal(char why[96], const char *text)
-{
-    convt3d__text out = {why, 96, 0};
-    convt3d__put(&out, text);
-    return *text != 0;
-}
-
 // Seconds: bytes at 2.3e12, or the cycles of reads (two a warp and value), multiply-adds (a quarter) and weights, which
 // few blocks take longer for.
 static double walk_seconds(const convt3d__plan *plan, int ni, double units, double blocks, double weights)
@@ -586,38 +571,33 @@ static double walk_seconds(const convt3d__plan *plan, int ni, double units, doub
 
 }
 
-extern "C" int32_t convt3d__walk_dx_refuses(convt3d__plan *plan, char why[96])
+// Of the row for dx or of that for dw, as plan->pass says; so is its cost.
+extern "C" int32_t convt3d__walk_refuses(convt3d__plan *plan, char why[96])
 {
     using namespace convt3d_cuda;
-    if (plan->desc.accumulate & CONVT3D_BACKWARD_X) return walk_refusal(why, "does not add to dx");
-    return walk_refusal(why, walk_refuses(plan, plan->desc.dx_stride));
-}
-
-extern "C" int32_t convt3d__walk_dw_refuses(convt3d__plan *plan, char why[96])
-{
-    using namespace convt3d_cuda;
+    if (plan->pass & CONVT3D_BACKWARD_X) {
+        if (plan->desc.accumulate & CONVT3D_BACKWARD_X) return convt3d__refuse(why, "does not add to dx");
+        return convt3d__refuse(why, walk_refuses(plan, plan->desc.dx_stride));
+    }
     if (plan->in_group > 4 || (plan->in_group > 1 && walk_kernel_side(plan) != 3))
-        return walk_refusal(why, "more than one input channel a group, or with three taps four");
-    if (!walk_tiles(plan)) return walk_refusal(why, "windows do not tile dy, as dbias wants");
-    return walk_refusal(why, walk_refuses(plan, plan->desc.x_stride));
+        return convt3d__refuse(why, "more than one input channel a group, or with three taps four");
+    if (!walk_tiles(plan)) return convt3d__refuse(why, "windows do not tile dy, as dbias wants");
+    return convt3d__refuse(why, walk_refuses(plan, plan->desc.x_stride));
 }
 
-extern "C" double convt3d__walk_dx_cost(const convt3d__plan *plan)
+extern "C" double convt3d__walk_cost(const convt3d__plan *plan)
 {
     using namespace convt3d_cuda;
-    const int ni = walk_is_joint(plan) ? 1 : walk_dx_channels(plan);
-    const WalkShape s = walk_shape(plan, true, false);
-    return walk_seconds(plan, ni, (double)s.units * (double)plan->out_group, (double)(s.units * s.parts),
-                        walk_is_joint(plan) ? 0 : ni > 4 ? 2 : 1);
-}
-
-extern "C" double convt3d__walk_dw_cost(const convt3d__plan *plan)
-{
-    using namespace convt3d_cuda;
-    const WalkShape s = walk_shape(plan, false, true);
+    const bool dx = plan->pass & CONVT3D_BACKWARD_X;
+    const WalkShape s = walk_shape(plan, dx, !dx);
+    const double blocks = (double)(s.units * s.parts);
+    if (dx) {
+        const int ni = walk_is_joint(plan) ? 1 : walk_dx_channels(plan);
+        return walk_seconds(plan, ni, (double)s.units * (double)plan->out_group, blocks,
+                            walk_is_joint(plan) ? 0 : ni > 4 ? 2 : 1);
+    }
     const int ni = walk_dw_channels(plan);
-    return walk_seconds(plan, ni, (double)s.units / (double)s.depth_blocks, (double)(s.units * s.parts),
-                        ni > 1 ? 5 : 0);
+    return walk_seconds(plan, ni, (double)s.units / (double)s.depth_blocks, blocks, ni > 1 ? 5 : 0);
 }
 
 extern "C" int64_t convt3d__walk_workspace(const convt3d__plan *plan)

@@ -28,14 +28,7 @@
 // CONVT3D_CUDA_PART 14.
 #pragma once
 
-extern "C" {
-CONVT3D__HIDDEN int32_t convt3d__wgrad_sm90_refuses(convt3d__plan *plan, char why[96]);
-CONVT3D__HIDDEN double convt3d__wgrad_sm90_cost(const convt3d__plan *plan);
-CONVT3D__HIDDEN int64_t convt3d__wgrad_sm90_workspace(const convt3d__plan *plan);
-CONVT3D__HIDDEN convt3d_status convt3d__wgrad_sm90_run(const convt3d__plan *plan, const convt3d_io *io,
-                                                       convt3d_error *error);
-CONVT3D__HIDDEN convt3d_status convt3d__wgrad_sm90_ready(const convt3d__plan *plan, convt3d_error *error);
-}
+CONVT3D__DECLARE_KERNEL(wgrad_sm90)
 
 #if CONVT3D__PART(14)
 
@@ -1210,13 +1203,6 @@ convt3d_status wgrad_run(const convt3d__plan *plan, const convt3d_io *io, const 
     return status;
 }
 
-static int32_t wgrad_refusal(char why[96], const char *text)
-{
-    convt3d__text out = {why, 96, 0};
-    convt3d__put(&out, text);
-    return 1;
-}
-
 }
 
 extern "C" int32_t convt3d__wgrad_sm90_refuses(convt3d__plan *plan, char why[96])
@@ -1224,13 +1210,13 @@ extern "C" int32_t convt3d__wgrad_sm90_refuses(convt3d__plan *plan, char why[96]
     using namespace convt3d_cuda;
     WgradShape s;
     double cycles;
-    if (plan->desc.dtype == CONVT3D_F64) return wgrad_refusal(why, "f64 has no wgmma");
-    if (plan->x_count == 0 || plan->y_count == 0) return wgrad_refusal(why, "x or y is empty");
-    if (!fits_32_bits(plan)) return wgrad_refusal(why, "indices beyond 32 bits");
-    if (!convt3d__has_sm90a(plan)) return wgrad_refusal(why, "needs sm_90 and a build with sm_90a code");
-    if (plan->desc.batch > 65535) return wgrad_refusal(why, "too many samples");
+    if (plan->desc.dtype == CONVT3D_F64) return convt3d__refuse(why, "f64 has no wgmma");
+    if (plan->x_count == 0 || plan->y_count == 0) return convt3d__refuse(why, "x or y is empty");
+    if (!fits_32_bits(plan)) return convt3d__refuse(why, "indices beyond 32 bits");
+    if (!convt3d__has_sm90a(plan)) return convt3d__refuse(why, "needs sm_90 and a build with sm_90a code");
+    if (plan->desc.batch > 65535) return convt3d__refuse(why, "too many samples");
     const char *text = wgrad_shape(plan, &s, &cycles);
-    return *text ? wgrad_refusal(why, text) : 0;
+    return convt3d__refuse(why, text);
 }
 
 // Seconds: planes written and read at 2.5e12 bytes, the products' cycles (wgrad_cut) at 1.6e9, 15 us of launches.
