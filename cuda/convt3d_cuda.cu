@@ -27,6 +27,7 @@
 //                    kernel 3 and stride 2: direct_few.cuh, in 16 bits direct_matrix.cuh
 //   dense_sm80.cuh   implicit GEMM on mma.sync from planar tiles of x: groups, few channels, f64, any geometry
 //   scatter_sm80.cuh few output channels: every tap's products once on mma.sync, summed from shared memory
+//   narrow.cuh       what these share:
 //   narrow_sm80.cuh  few input channels a group, stride 2 of the width: x as cells, both phases as rows of weights
 //   narrow_sm90.cuh  the same with stride 2 on all axes, all eight phases as rows of one wgmma
 //   march_sm80.cuh   one output channel, stride 2: taps summed in registers while warps march along the depth

@@ -1222,8 +1222,8 @@ convt3d_status sm80_launch_after(const convt3d__plan *plan, bool packing, convt3
                                  actual...);
 }
 
-template <class T>
-void sm80_halo(const convt3d__plan *plan, const convt3d_io *io, const Sm80Shape &s, HaloProblem<T> &p)
+// What halo_problem() wants to know of a tiling.
+template <class Shape> HaloShape sm80_tiling(const Shape &s)
 {
     HaloShape shape = {};
     for (int a = 0; a < 3; a++) {
@@ -1234,12 +1234,19 @@ void sm80_halo(const convt3d__plan *plan, const convt3d_io *io, const Sm80Shape 
         shape.low[a] = s.low[a];
         shape.extent[a] = s.extent[a];
     }
+    shape.fused = shape.channels = shape.phases = shape.phase_step = shape.channel_items = shape.channel_step = 1;
+    return shape;
+}
+
+template <class T>
+void sm80_halo(const convt3d__plan *plan, const convt3d_io *io, const Sm80Shape &s, HaloProblem<T> &p)
+{
+    HaloShape shape = sm80_tiling(s);
     shape.pitch = s.pitch;
     shape.plane = s.plane;
     shape.chunk = s.chunk;
     shape.chunks = s.chunks;
     shape.stage = s.stage;
-    shape.fused = shape.channels = shape.phases = shape.phase_step = shape.channel_items = shape.channel_step = 1;
     p = halo_problem<T>(plan, io, shape, 1);
 }
 
@@ -1347,10 +1354,10 @@ static inline Sm80Shape sm80_shape(const convt3d__plan *plan, Sm80Walk (&walk)[3
     return s;
 }
 
-// What packs must agree on: fragments and the order of the walk.
-static inline uint64_t sm80_variant(const convt3d__plan *plan, const Sm80Shape &s)
+// What packs must agree on: fragments, which `own` tells apart, and the order of the walk.
+static inline uint64_t sm80_variant(const convt3d__plan *plan, int32_t own)
 {
-    uint64_t hash = UINT64_C(0xcbf29ce484222325) ^ (uint64_t)(s.mode * 64 + s.nt * 8 + s.paired);
+    uint64_t hash = UINT64_C(0xcbf29ce484222325) ^ (uint64_t)own;
     for (int a = 0; a < 3; a++) {
         const convt3d__axis &axis = plan->axis[a];
         for (int64_t part : {axis.stride, axis.dilation, convt3d__floor_mod(axis.padding, axis.stride)})
@@ -1371,7 +1378,7 @@ extern "C" int32_t convt3d__dense_sm80_refuses(convt3d__plan *plan, char why[96]
     Sm80Walk walk[3];
     if (convt3d__refuse(why, sm80_plan(plan, s, walk))) return 1;
     keep_shape(plan, s);
-    plan->pack_variant = sm80_variant(plan, s);
+    plan->pack_variant = sm80_variant(plan, s.mode * 64 + s.nt * 8 + s.paired);
     return 0;
 }
 

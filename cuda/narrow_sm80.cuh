@@ -22,15 +22,12 @@
 //           time. In NDHWC pieces of 16 bytes are half sectors. Did not help: eight warps of 2 blocks but for f32.
 #pragma once
 
-#include "dense_sm80.cuh"
+#include "narrow.cuh"
 
 CONVT3D__DECLARE_KERNEL(narrow_sm80)
 CONVT3D__DECLARE_PACK(narrow_sm80)
 
-// narrow_sm90.cuh shares how x is staged and what a tap is.
-#if CONVT3D__PART(15) || CONVT3D__PART(19)
-
-#include "mma.cuh"
+#if CONVT3D__PART(15)
 
 namespace convt3d_cuda {
 
@@ -78,143 +75,6 @@ template <class T, int NB> struct NarrowProblem {
     HaloDivisor by_row_blocks;
 };
 static_assert(sizeof(NarrowProblem<float, 2>) <= 4096, "a kernel's parameters");
-
-// ---- on the device: x as cells ----
-
-// 8 channels of a position, from channel `first` of the group on.
-template <class T>
-__device__ __forceinline__ void narrow_load(const HaloProblem<T> &h, const T *x, bool inside, int32_t count, T (&v)[8])
-{
-    if (h.x_vectors) {
-        constexpr int vector = 16 / (int)sizeof(T);
-        struct alignas(16) Pack { T v[vector]; };
-#pragma unroll
-        for (int i = 0; i < 8 / vector; i++) {
-            Pack pack = {};
-            if (inside && i * vector < count) pack = *(const Pack *)(x + i * vector);
-#pragma unroll
-            for (int j = 0; j < vector; j++) v[i * vector + j] = pack.v[j];
-        }
-    } else {
-#pragma unroll
-        for (int c = 0; c < 8; c++) {
-            v[c] = T(0);
-            if (inside && c < count) v[c] = x[c * h.x_stride[1]];
-        }
-    }
-}
-
-template <class C> __device__ __forceinline__ void narrow_put(const typename C::T (&v)[8], uint4 *cell, int32_t cells)
-{
-    if constexpr (C::Halves) *cell = *(const uint4 *)v;
-    else if constexpr (C::Split) {
-        cell[0] = *(const uint4 *)v;
-        cell[cells] = *(const uint4 *)(v + 4);
-    } else {
-        uint32_t r[8];
-#pragma unroll
-        for (int c = 0; c < 8; c++)
-            asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r[c]) : "f"(v[c] * (1 << Sm80Mode<C::Mode>::Scale)));
-        cell[0] = make_uint4(r[0], r[1], r[2], r[3]);
-        cell[cells] = make_uint4(r[4], r[5], r[6], r[7]);
-    }
-}
-
-// The same where rows of x are read by fours: of 8 channels, which are four cells.
-template <class C, class Problem>
-__device__ __forceinline__ float narrow_stage_rows(const Problem &p, const HaloBlock &b, const typename C::T *x,
-                                                   uint4 *cell)
-{
-    typedef typename C::T T;
-    struct alignas(4 * sizeof(T)) Four { T v[4]; };
-    const HaloProblem<T> &h = p.h;
-    const HaloShape &s = h.s;
-    const uint32_t fours = s.extent[0] * s.extent[1] * s.extent[2] / 4;
-    float most = 0;
-#pragma unroll 1
-    for (uint32_t i = C::thread(); i < fours; i += C::Threads) {
-        const HaloElement e = halo_element(h, b, 4 * i);
-#pragma unroll 1
-        for (int32_t c = 0; c < p.cell_planes; c++) {
-            const T *from = x + e.from + c * 8 * h.x_stride[1];
-            const int32_t left = e.inside ? h.in_group - c * 8 : 0;
-            Four four[8];
-#pragma unroll
-            for (int k = 0; k < 8; k++, from += h.x_stride[1]) {
-                four[k] = Four();
-                if (k < left) four[k] = *(const Four *)from;
-            }
-#pragma unroll
-            for (int n = 0; n < 4; n++) {
-                alignas(16) T v[8];
-#pragma unroll
-                for (int k = 0; k < 8; k++) {
-                    v[k] = four[k].v[n];
-                    if constexpr (C::Split) most = fmaxf(most, fabsf(v[k]));
-                }
-                narrow_put<C>(v, cell + c * C::Parts * p.cells + e.to + n, p.cells);
-            }
-        }
-    }
-    return most;
-}
-
-// The block's tile of x as cells; f32 as it came. Returns the largest magnitude that this thread met, NaN left out.
-template <class C, class Problem>
-__device__ __forceinline__ float narrow_stage(const Problem &p, const HaloBlock &b, uint4 *cell)
-{
-    typedef typename C::T T;
-    constexpr int together = 2;
-    const HaloProblem<T> &h = p.h;
-    const HaloShape &s = h.s;
-    const uint32_t elements = s.extent[0] * s.extent[1] * s.extent[2];
-    const T *x = h.x + b.n * h.x_stride[0] + (int64_t)b.g * h.in_group * h.x_stride[1] +
-                 (b.q[0] + s.low[0]) * h.x_stride[2] + (b.q[1] + s.low[1]) * h.x_stride[3] +
-                 (b.q[2] + s.low[2]) * h.x_stride[4];
-    float most = 0;
-    for (int32_t i = elements + C::thread(); i < p.cells; i += C::Threads)         // what the last blocks read beyond
-        for (int32_t c = 0; c < p.cell_planes * C::Parts; c++) cell[c * p.cells + i] = make_uint4(0, 0, 0, 0);
-    if (p.x_rows) return narrow_stage_rows<C>(p, b, x, cell);
-    for (uint32_t first = C::thread(); first < elements; first += together * C::Threads) {
-        HaloElement e[together];
-#pragma unroll
-        for (int j = 0; j < together; j++) e[j] = halo_element(h, b, first + j * C::Threads);
-        for (int32_t c = 0; c < p.cell_planes; c++) {
-            alignas(16) T v[together][8];
-#pragma unroll
-            for (int j = 0; j < together; j++)
-                narrow_load(h, x + e[j].from + c * 8 * h.x_stride[1],
-                            e[j].inside && first + j * C::Threads < elements, h.in_group - c * 8, v[j]);
-#pragma unroll
-            for (int j = 0; j < together; j++) {
-                if (first + j * C::Threads >= elements) break;
-                narrow_put<C>(v[j], cell + c * C::Parts * p.cells + e[j].to, p.cells);
-                if constexpr (C::Split)
-#pragma unroll
-                    for (int k = 0; k < 8; k++) most = fmaxf(most, fabsf(v[j][k]));
-            }
-        }
-    }
-    return most;
-}
-
-// What was staged, as halves.
-template <class C, class Problem>
-__device__ __forceinline__ void narrow_halves(const Problem &p, float factor, uint4 *cell)
-{
-    const uint32_t elements = p.h.s.extent[0] * p.h.s.extent[1] * p.h.s.extent[2];
-    for (uint32_t at = C::thread(); at < elements; at += C::Threads)
-        for (int32_t c = 0; c < p.cell_planes; c++) {
-            uint4 *a = cell + c * 2 * p.cells + at, *b = a + p.cells, high, low;
-            const float4 v = *(const float4 *)a, u = *(const float4 *)b;
-            split_apart(v.x, v.y, factor, high.x, low.x);
-            split_apart(v.z, v.w, factor, high.y, low.y);
-            split_apart(u.x, u.y, factor, high.z, low.z);
-            split_apart(u.z, u.w, factor, high.w, low.w);
-            *a = high;
-            *b = low;
-        }
-}
 
 // ---- products ----
 
@@ -323,12 +183,6 @@ __device__ __forceinline__ int32_t narrow_width(const NarrowProblem<T, NB> &p, c
 {
     const bool real = t.real && t.od + q / 2 < p.h.axis[0].out && t.oh + q % 2 < p.h.axis[1].out;
     return real && (q / 2 < p.h.axis[0].stride) && (q % 2 < p.h.axis[1].stride) ? p.h.axis[2].out - t.ow : 0;
-}
-
-// Elements before y in its 16 bytes. A run of y has so many before it in shared memory, too.
-template <class T> __device__ __forceinline__ int32_t narrow_before(const T *y)
-{
-    return (int32_t)((uintptr_t)y / sizeof(T) % (16 / sizeof(T)));
 }
 
 // Where the outputs of a channel, of row `row` of this step and of plane ed begin in shared memory: both rows of y that
@@ -519,12 +373,7 @@ __device__ __forceinline__ void narrow_list(const NarrowProblem<T, NB> &p, const
         const NarrowPlace t = narrow_place(p, to, first, block + k % NB);
         const int32_t width = narrow_width(p, t, q);
         const int64_t from = offset_of({to.n, channel, t.od + q / 2, t.oh + q % 2, t.ow, 1, 1}, e.stride);
-        if (e.rows && width >= 4) { residual_vectors<T, 4>(e.residual, from, r);  return; }
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            r[i] = 0;
-            if (i < width) r[i] = Number<T>::widen(((const T *)e.residual)[from + i * e.stride[4]]);
-        }
+        narrow_residual<T>(e, from, width, r);
     });
     if (sizeof(T) == 2 && p.h.wide) {
 #pragma unroll
@@ -545,21 +394,6 @@ __device__ __forceinline__ void narrow_list(const NarrowProblem<T, NB> &p, const
 }
 
 // ---- the kernel ----
-
-template <class T, int NB> __device__ __forceinline__ HaloBlock narrow_block(const NarrowProblem<T, NB> &p)
-{
-    HaloBlock b;
-    uint32_t index = blockIdx.x, next = p.h.by_groups.split(index);
-    b.g = (int32_t)index;
-    for (int a = 2; a >= 0; a--) {
-        index = next;
-        next = p.h.by_tiles[a].split(index);
-        b.q[a] = p.h.s.first[a] + (int32_t)index * p.h.s.tile[a];
-    }
-    b.n = next;
-    b.phase = b.channel_block = 0;
-    return b;
-}
 
 // x and the weights of the block's group in shared memory. Returns what undoes the scale of x.
 template <class C>
@@ -596,7 +430,9 @@ narrow_kernel(const __grid_constant__ NarrowProblem<typename C::T, C::NB> p)
     typedef typename C::T T;
     constexpr int scale = C::Split ? 0 : Sm80Mode<C::Mode>::Scale * !C::Halves;
     const HaloShape &s = p.h.s;
-    const HaloBlock b = narrow_block(p);
+    uint32_t g = blockIdx.x;
+    const uint32_t tile = p.h.by_groups.split(g);
+    const HaloBlock b = narrow_tile(p.h, tile, (int32_t)g);
     uint4 *cell = (uint4 *)(halo_shared + p.weights_bytes);
     T *trade = (T *)(halo_shared + p.trade_at);
     const float undo = narrow_prepare<C>(p, b, cell);
@@ -699,31 +535,6 @@ template <class T> struct NarrowPacking {
 };
 static_assert(sizeof(NarrowPacking<float>) <= 4096, "a kernel's parameters");
 
-// A weight of one channel block: channel `oc` of it.
-template <class Packing>
-__device__ __forceinline__ float narrow_weight(const Packing &p, int32_t g, int32_t oc, int32_t ic, int32_t tap,
-                                               int32_t kw)
-{
-    if (oc >= p.out_group || ic >= p.in_group || kw < 0) return 0;
-    return Number<typename Packing::Element>::widen(
-        p.w[(((int64_t)g * p.in_group + ic) * p.out_group + oc) * p.taps + tap * p.kernel_w + kw]);
-}
-
-// The largest magnitude of weights of output channel oc. All lanes of a warp.
-template <class Packing> __device__ __forceinline__ float narrow_largest(const Packing &p, int32_t g, int32_t oc)
-{
-    typedef typename Packing::Element T;
-    float most = 0;
-    const T *w = p.w + ((int64_t)g * p.in_group * p.out_group + oc) * p.taps;
-    const int32_t all = oc < p.out_group ? p.in_group * p.taps : 0;
-#pragma unroll 8
-    for (int32_t i = threadIdx.x % 32; i < all; i += 32) {
-        const int32_t ic = i / p.taps;
-        most = fmaxf(most, fabsf(Number<T>::widen(w[(int64_t)ic * p.out_group * p.taps + i - ic * p.taps])));
-    }
-    return __uint_as_float(__reduce_max_sync(0xffffffffu, __float_as_uint(most)));
-}
-
 // A block packs a part of the fragments of one block of channels.
 template <class C> __global__ void __launch_bounds__(256)
 narrow_pack_kernel(const __grid_constant__ NarrowPacking<typename C::T> p)
@@ -733,17 +544,7 @@ narrow_pack_kernel(const __grid_constant__ NarrowPacking<typename C::T> p)
     start_next_launch();
     const int32_t thread = threadIdx.x, block = blockIdx.x / p.parts, part = blockIdx.x - block * p.parts;
     const int32_t g = block / p.channel_blocks, oc = (block - g * p.channel_blocks) * 8;
-    if (p.copy)
-        for (int64_t i = (int64_t)blockIdx.x * 256 + thread; i < p.elements; i += (int64_t)gridDim.x * 256)
-            p.copy[i] = p.w[i];
-    if constexpr (C::Split) {
-        const TileScale scale(narrow_largest(p, g, oc + thread / 32));
-        if (thread % 32 == 0) {
-            factor[thread / 32] = scale.factor;
-            if (part == 0) p.inverse[block * 8 + thread / 32] = scale.inverse;
-        }
-        __syncthreads();
-    }
+    narrow_pack_begins<C>(p, g, oc, block, part, factor);
     for (int32_t i = part * 256 + thread; i < p.fragments * 32; i += p.parts * 256) {
         const NarrowFragment fragment = p.fragment[i / 32];
         const int32_t lane = i % 32, row = oc + lane / 4;
@@ -775,17 +576,6 @@ narrow_pack_kernel(const __grid_constant__ NarrowPacking<typename C::T> p)
 
 // ---- on the host ----
 
-static inline int32_t narrow_mode(const convt3d_desc &d)
-{
-    switch (d.dtype) {
-    case CONVT3D_F16: return SM80_HALF;
-    case CONVT3D_BF16: return SM80_BFLOAT;
-    default: return d.math == CONVT3D_TF32 ? SM80_TF32 : SM80_SPLIT;
-    }
-}
-
-static inline bool narrow_halved(int32_t mode) { return mode == SM80_HALF || mode == SM80_BFLOAT; }
-static inline int32_t narrow_parts(int32_t mode) { return narrow_halved(mode) ? 1 : 2; }
 static inline int32_t narrow_fragment_bytes(int32_t mode) { return mode == SM80_SPLIT ? 1024 : 512; }
 
 // Phases of depth and height that have a tap at a row of shifts.
@@ -897,47 +687,15 @@ static inline bool narrow_search(const convt3d__plan *plan, NarrowShape &best, c
     return best.cycles > 0;
 }
 
-// Whether four outputs of a row of y are one store.
-static inline bool narrow_vectors(const convt3d__plan *plan)
-{
-    const convt3d_desc &d = plan->desc;
-    for (int i = 0; i < 4; i++) if (d.y_stride[i] % 4 != 0) return false;
-    return d.y_stride[4] == 1 && d.alignment >= 4 * convt3d__element_size(plan->stored);
-}
-
-// Whether four positions of a row of x are one load.
-static inline bool narrow_reads_rows(const convt3d__plan *plan)
-{
-    const convt3d_desc &d = plan->desc;
-    for (int i = 0; i < 4; i++) if (d.x_stride[i] % 4 != 0) return false;
-    return d.x_stride[4] == 1 && plan->axis[2].in % 4 == 0 && d.alignment >= 4 * convt3d__element_size(d.dtype);
-}
-
 static inline const char *narrow_plan(const convt3d__plan *plan, NarrowShape &s, Sm80Walk (&walk)[3])
 {
     memset(&s, 0, sizeof s);
     if (plan->cuda_arch < 80) return "needs sm_80";
-    if (plan->desc.dtype == CONVT3D_F64) return "f64 is not for halves";
-    if (plan->x_count == 0 || plan->y_count == 0) return "x or y is empty";
-    if (!fits_32_bits(plan)) return "an index needs more than 32 bits";
-    if (plan->axis[2].stride != 2 || plan->axis[0].stride > 2 || plan->axis[1].stride > 2)
-        return "strides other than 2 of the width, 1 or 2 of depth and height";
-    if (plan->in_group > 16) return "more than 16 input channels a group";
-    if (plan->desc.out_channels > 65536 || plan->desc.in_channels > 65536) return "too many channels";
-    s.mode = narrow_mode(plan->desc);
-    s.cell_planes = (int32_t)convt3d__ceil_div(plan->in_group, 8);
-    s.channel_blocks = (int32_t)convt3d__ceil_div(plan->out_group, 8);
-    for (int a = 0; a < 3; a++) {
-        const convt3d__axis &axis = plan->axis[a];
-        if (axis.kernel > 64 || axis.dilation > 64) return "more than 64 taps or a dilation beyond 64 on an axis";
-        s.fused[a] = (int32_t)axis.stride;
-        if (!sm80_walk(axis, s.fused[a], false, walk[a])) return "more than 32 shifts on an axis";
-        s.first[a] = (int32_t)convt3d__floor_div(axis.padding, axis.stride);
-        s.columns[a] = (int32_t)convt3d__ceil_div(axis.out, axis.stride);
-        s.low[a] = walk[a].low;
-    }
-    s.x_rows = narrow_reads_rows(plan);
-    if (s.x_rows) s.low[2] -= (int32_t)convt3d__floor_mod(s.first[2] + s.low[2], 4);
+    const bool strides = plan->axis[2].stride == 2 && plan->axis[0].stride <= 2 && plan->axis[1].stride <= 2;
+    const char *refusal = narrow_begin(
+        plan, strides ? "" : "strides other than 2 of the width, 1 or 2 of depth and height", s, walk);
+    if (*refusal) return refusal;
+    for (int a = 0; a < 3; a++) s.fused[a] = (int32_t)plan->axis[a].stride;
     const int32_t slots = walk[2].entries * s.cell_planes;
     int32_t most;
     s.steps = s.mode == SM80_TF32 ? slots : (slots + 1) / 2;
@@ -945,61 +703,21 @@ static inline const char *narrow_plan(const convt3d__plan *plan, NarrowShape &s,
     narrow_count(s, walk, most);
     if (s.fragments > NARROW_MOST_FRAGMENTS) return "too many taps";
     if (s.mode == SM80_SPLIT && most > NARROW_MOST_STEPS) return "too many products of an output for one sum";
-    s.traded = plan->desc.y_stride[4] == 1 && !narrow_vectors(plan) && plan->stored == plan->desc.dtype;
     const int64_t together = s.mode == SM80_SPLIT ? 2 : halo_lists(plan) ? 3 : 4;       // blocks on a multiprocessor
     const int64_t limits[3] = {227 * 1024 / together - 1024, 112 * 1024, sm80_most_shared(plan)};
     bool found = false;
     for (int64_t limit : limits)
         found = found || narrow_search(plan, s, walk, convt3d__min(limit, sm80_most_shared(plan)));
     if (!found) return "a tile with its halo exceeds shared memory";
-    double blocks = (double)plan->desc.batch * (double)plan->desc.groups;
-    for (int a = 0; a < 3; a++) blocks *= s.tiles[a];
-    if (blocks > INT32_MAX) return "too many tiles for one grid";
-    HaloShape spans = {};
-    memcpy(spans.tile, s.tile, sizeof s.tile);
-    memcpy(spans.extent, s.extent, sizeof s.extent);
-    for (int a = 0; a < 3; a++) spans.tile[a] = (spans.tile[a] + 8) * 8;        // bytes of y
-    return halo_spans_32_bits(plan, spans) ? "" : "a tile spans more than 2^31 bytes of y or elements of x";
-}
-
-static inline NarrowShape narrow_shape(const convt3d__plan *plan) { return kept_shape<NarrowShape>(plan); }
-
-static inline void narrow_walk(const convt3d__plan *plan, Sm80Walk (&walk)[3])
-{
-    for (int a = 0; a < 3; a++) sm80_walk(plan->axis[a], (int32_t)plan->axis[a].stride, false, walk[a]);
-}
-
-// The tap that phase e of an axis has at one of its shifts; -1: none.
-static inline int16_t narrow_tap(const Sm80Walk &walk, int32_t entry, int e)
-{
-    int32_t pair = 0;
-    for (int32_t i = 0; i < entry; i++)
-        for (int bit = 0; bit < 2; bit++) pair += walk.axis.entry[i].mask >> bit & 1;
-    if (!(walk.axis.entry[entry].mask >> e & 1)) return -1;
-    return walk.pair[pair + (e == 1 && (walk.axis.entry[entry].mask & 1))].k[0];
-}
-
-static inline int64_t narrow_all_weights(const convt3d__plan *plan, const NarrowShape &s)
-{
-    return plan->desc.groups * narrow_weights_bytes(s);
-}
-
-// Bytes of the pack without w as it came: fragments, and the inverse scales of 8 channels a block.
-static inline int64_t narrow_packed(const convt3d__plan *plan, const NarrowShape &s)
-{
-    return narrow_all_weights(plan, s) + plan->desc.groups * s.channel_blocks * 32;
+    return narrow_end(plan, s, 8);
 }
 
 template <class C>
 convt3d_status narrow_pack(const convt3d__plan *plan, const NarrowShape &s, const Sm80Walk (&walk)[3], const void *w,
                            void *packed, bool copy, void *stream, convt3d_error *error)
 {
-    typedef typename C::T T;
-    NarrowPacking<T> p = {};
-    p.w = (const T *)w;
-    p.weights = packed;
-    p.inverse = (float *)((char *)packed + narrow_all_weights(plan, s));
-    if (copy) p.copy = (T *)((char *)packed + narrow_packed(plan, s));
+    NarrowPacking<typename C::T> p = {};
+    narrow_packing(plan, s, w, packed, copy, p);
     for (int32_t d = 0; d < walk[0].entries; d++)
         for (int32_t h = 0; h < walk[1].entries; h++)
             for (int32_t step = 0; step < s.steps; step++)
@@ -1016,13 +734,7 @@ convt3d_status narrow_pack(const convt3d__plan *plan, const NarrowShape &s, cons
         if (entry < walk[2].entries)
             for (int e = 0; e < 2; e++) slot.k[e] = (int8_t)narrow_tap(walk[2], entry, e);
     }
-    p.channel_blocks = s.channel_blocks;
-    p.in_group = (int32_t)plan->in_group;
-    p.out_group = (int32_t)plan->out_group;
-    p.taps = (int32_t)plan->taps;
-    p.kernel_w = (int32_t)plan->axis[2].kernel;
     p.parts = (int32_t)convt3d__ceil_div(s.fragments * 32, 256);
-    p.elements = plan->w_count;
     return convt3d__launch(error, narrow_pack_kernel<C>,
                            dim3((unsigned)(plan->desc.groups * s.channel_blocks * p.parts)), dim3(256), 0, stream, p);
 }
@@ -1031,30 +743,9 @@ template <class C>
 convt3d_status narrow_run(const convt3d__plan *plan, const convt3d_io *io, const NarrowShape &s,
                           const Sm80Walk (&walk)[3], convt3d_error *error)
 {
-    typedef typename C::T T;
-    const convt3d_desc &d = plan->desc;
-    NarrowProblem<T, C::NB> p = {};
-    if (!io->w_packed) {
-        convt3d_status status = narrow_pack<C>(plan, s, walk, io->w, io->workspace, false, io->stream, error);
-        if (status != CONVT3D_OK) return status;
-    }
-    HaloShape shape = {};
-    for (int a = 0; a < 3; a++) {
-        shape.first[a] = s.first[a];
-        shape.columns[a] = s.columns[a];
-        shape.tile[a] = s.tile[a];
-        shape.tiles[a] = s.tiles[a];
-        shape.low[a] = s.low[a];
-        shape.extent[a] = s.extent[a];
-    }
-    shape.pitch = s.extent[2];
-    shape.chunk = (int32_t)plan->in_group;
-    shape.fused = shape.channels = shape.phases = shape.phase_step = shape.channel_items = shape.channel_step = 1;
-    p.h = halo_problem<T>(plan, io, shape, 1);
-    convt3d_status aligned = sm80_aligned_weights(io, narrow_packed(plan, s), &p.weights, error);
+    NarrowProblem<typename C::T, C::NB> p = {};
+    convt3d_status aligned = narrow_problem<typename C::T>(plan, io, s, p, error);
     if (aligned != CONVT3D_OK) return aligned;
-    p.inverse = (const float *)((const char *)p.weights + narrow_all_weights(plan, s));
-    p.h.w = (const T *)(io->w_packed ? (const void *)((const char *)io->w_packed + narrow_packed(plan, s)) : io->w);
     for (int32_t a = 0; a < walk[0].entries; a++)
         for (int32_t b = 0; b < walk[1].entries; b++) {
             const Sm80Entry &depth = walk[0].axis.entry[a], &height = walk[1].axis.entry[b];
@@ -1072,26 +763,16 @@ convt3d_status narrow_run(const convt3d__plan *plan, const convt3d_io *io, const
         if (halves == 1) step.second = at + s.cells * 16;
         else if (i % halves == 1) step.second = at;
     }
-    p.steps = s.steps;
     p.fragments = s.fragments;
-    p.channel_blocks = s.channel_blocks;
-    p.cells = s.cells;
-    p.cell_planes = s.cell_planes;
     p.row_blocks = s.row_blocks;
     p.step_blocks = s.step_blocks;
     p.tile_blocks = s.tile[0] * s.tile[1] * s.row_blocks;
-    p.x_rows = s.x_rows;
-    p.vectors = narrow_vectors(plan);
-    p.traded = s.traded;
     p.joined = s.joined;
     p.pitch = s.pitch;
-    p.weights_bytes = (int32_t)narrow_weights_bytes(s);
     p.trade_at = p.weights_bytes + s.cells * narrow_parts(s.mode) * s.cell_planes * 16;
     p.by_row_blocks = halo_divisor(s.row_blocks);
-    int64_t blocks = d.batch * d.groups;
-    for (int a = 0; a < 3; a++) blocks *= s.tiles[a];
-    return sm80_launch_after(plan, !io->w_packed, error, narrow_kernel<C>, dim3((unsigned)blocks), dim3(C::Threads),
-                             (size_t)s.shared, io->stream, p);
+    return sm80_launch_after(plan, !io->w_packed, error, narrow_kernel<C>, dim3((unsigned)narrow_tiles(plan, s)),
+                             dim3(C::Threads), (size_t)s.shared, io->stream, p);
 }
 
 template <bool Lists, class Act> auto narrow_modes(const NarrowShape &s, Act act)
@@ -1109,34 +790,39 @@ template <class Act> auto narrow_instance(const convt3d__plan *plan, const Narro
     return halo_lists(plan) ? narrow_modes<true>(s, act) : narrow_modes<false>(s, act);
 }
 
-}
+// As NarrowTable wants it.
+struct NarrowSm80 {
+    typedef NarrowShape Shape;
+    static const char *plan(const convt3d__plan *plan, Shape &s, Sm80Walk (&walk)[3])
+    {
+        return narrow_plan(plan, s, walk);
+    }
+    template <class Act> static auto instance(const convt3d__plan *plan, const Shape &s, Act act)
+    {
+        return narrow_instance(plan, s, act);
+    }
+    template <class C, class... Actual> static convt3d_status pack(Actual &&...actual)
+    {
+        return narrow_pack<C>(actual...);
+    }
+    template <class C, class... Actual> static convt3d_status run(Actual &&...actual) { return narrow_run<C>(actual...); }
+    template <class C> static auto *packing() { return narrow_pack_kernel<C>; }
+    template <class C> static auto *running() { return narrow_kernel<C>; }
+};
+typedef NarrowTable<NarrowSm80> NarrowSm80Table;
 
-#endif
-#if CONVT3D__PART(15)
+}
 
 extern "C" int32_t convt3d__narrow_sm80_refuses(convt3d__plan *plan, char why[96])
 {
-    using namespace convt3d_cuda;
-    NarrowShape s;
-    Sm80Walk walk[3];
-    if (convt3d__refuse(why, narrow_plan(plan, s, walk))) return 1;
-    keep_shape(plan, s);
-    plan->pack_variant = UINT64_C(0xcbf29ce484222325) ^ (uint64_t)s.mode;
-    for (int a = 0; a < 3; a++) {
-        const convt3d__axis &axis = plan->axis[a];
-        for (int64_t part : {axis.stride, axis.dilation, convt3d__floor_mod(axis.padding, axis.stride)})
-            plan->pack_variant = (plan->pack_variant ^ (uint64_t)part) * UINT64_C(0x100000001b3);
-    }
-    return 0;
+    return convt3d_cuda::NarrowSm80Table::refuses(plan, why);
 }
 
 extern "C" double convt3d__narrow_sm80_cost(const convt3d__plan *plan)
 {
     using namespace convt3d_cuda;
-    const NarrowShape s = narrow_shape(plan);
-    double blocks = (double)plan->desc.batch * (double)plan->desc.groups;
-    for (int a = 0; a < 3; a++) blocks *= s.tiles[a];
-    const double size = (double)convt3d__element_size(plan->desc.dtype);
+    const NarrowShape s = kept_shape<NarrowShape>(plan);
+    const double blocks = narrow_tiles(plan, s), size = (double)convt3d__element_size(plan->desc.dtype);
     double each = blocks / plan->multiprocessors;
     if (each < 4) each = (double)convt3d__ceil_div((int64_t)blocks, plan->multiprocessors);
     // Fitted to times of an H200. Where channels are neighbours, pieces of 8 channels bound it.
@@ -1155,52 +841,29 @@ extern "C" double convt3d__narrow_sm80_cost(const convt3d__plan *plan)
 
 extern "C" int64_t convt3d__narrow_sm80_workspace(const convt3d__plan *plan)
 {
-    return convt3d_cuda::narrow_packed(plan, convt3d_cuda::narrow_shape(plan));
+    return convt3d_cuda::NarrowSm80Table::workspace(plan);
 }
 
 extern "C" int64_t convt3d__narrow_sm80_packed(const convt3d__plan *plan)
 {
-    return convt3d__narrow_sm80_workspace(plan) + convt3d__plain_w_packed(plan);
+    return convt3d_cuda::NarrowSm80Table::packed(plan);
 }
 
 extern "C" convt3d_status convt3d__narrow_sm80_pack(const convt3d__plan *plan, const void *w, void *packed,
                                                     void *stream, convt3d_error *error)
 {
-    using namespace convt3d_cuda;
-    Sm80Walk walk[3];
-    convt3d_status status = convt3d__check_device(plan, error);
-    if (status != CONVT3D_OK) return status;
-    narrow_walk(plan, walk);
-    const NarrowShape s = narrow_shape(plan);
-    return narrow_instance(plan, s, [&](auto config) {
-        return narrow_pack<decltype(config)>(plan, s, walk, w, packed, true, stream, error);
-    });
+    return convt3d_cuda::NarrowSm80Table::pack(plan, w, packed, stream, error);
 }
 
 extern "C" convt3d_status convt3d__narrow_sm80_ready(const convt3d__plan *plan, convt3d_error *error)
 {
-    using namespace convt3d_cuda;
-    const NarrowShape s = narrow_shape(plan);
-    return narrow_instance(plan, s, [&](auto config) {
-        typedef decltype(config) C;
-        convt3d_status status = convt3d__load_kernel(error, plan, narrow_pack_kernel<C>, 0);
-        if (status != CONVT3D_OK) return status;
-        return convt3d__load_kernel(error, plan, narrow_kernel<C>, (size_t)s.shared);
-    });
+    return convt3d_cuda::NarrowSm80Table::ready(plan, error);
 }
 
 extern "C" convt3d_status convt3d__narrow_sm80_run(const convt3d__plan *plan, const convt3d_io *io,
                                                    convt3d_error *error)
 {
-    using namespace convt3d_cuda;
-    Sm80Walk walk[3];
-    convt3d_status status = convt3d__check_device(plan, error);
-    if (status != CONVT3D_OK) return status;
-    narrow_walk(plan, walk);
-    const NarrowShape s = narrow_shape(plan);
-    return narrow_instance(plan, s, [&](auto config) {
-        return narrow_run<decltype(config)>(plan, io, s, walk, error);
-    });
+    return convt3d_cuda::NarrowSm80Table::run(plan, io, error);
 }
 
 #endif

@@ -23,7 +23,7 @@
 //           as words.
 #pragma once
 
-#include "narrow_sm80.cuh"
+#include "narrow.cuh"
 
 CONVT3D__DECLARE_KERNEL(narrow_sm90)
 CONVT3D__DECLARE_PACK(narrow_sm90)
@@ -159,12 +159,7 @@ __device__ __forceinline__ void cells_list(const CellsProblem<T> &p, const Cells
         const int32_t width = at.exist(j);
         const int64_t from = offset_of({at.n, channel, at.od, at.oh + j * at.step_h, at.ow + j * at.step_w, 1, 1},
                                        e.stride);
-        if (e.rows && width >= 4) { residual_vectors<T, 4>(e.residual, from, r);  return; }
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            r[i] = 0;
-            if (i < width) r[i] = Number<T>::widen(((const T *)e.residual)[from + i * e.stride[4]]);
-        }
+        narrow_residual<T>(e, from, width, r);
     });
 }
 
@@ -271,21 +266,6 @@ __device__ __forceinline__ void cells_trade(const CellsProblem<T> &p, const Cell
 }
 
 // ---- the kernel ----
-
-template <class T> __device__ __forceinline__ HaloBlock cells_tile(const CellsProblem<T> &p, uint32_t index, int32_t g)
-{
-    HaloBlock b;
-    uint32_t next = index;
-    b.g = g;
-    for (int a = 2; a >= 0; a--) {
-        index = next;
-        next = p.h.by_tiles[a].split(index);
-        b.q[a] = p.h.s.first[a] + (int32_t)index * p.h.s.tile[a];
-    }
-    b.n = next;
-    b.phase = b.channel_block = 0;
-    return b;
-}
 
 // A warpgroup's tile of x as cells. Returns what undoes their scale.
 template <class C>
@@ -400,7 +380,7 @@ cells_kernel(const __grid_constant__ CellsProblem<typename C::T> p)
                      threadIdx.x / 32 % 4 * (p.trade_bytes / 4));
     const int32_t together = all / p.share, g = (int32_t)block * p.share + warpgroup % p.share;
     int32_t tile = index * together + warpgroup / p.share;
-    HaloBlock b = cells_tile(p, tile, g);
+    HaloBlock b = narrow_tile(p.h, tile, g);
     float undo = 1;
     if (tile < p.tile_all) undo = cells_stage<C>(p, b, cell, met[warpgroup], warpgroup + 1);
     await_launch_before();
@@ -419,7 +399,7 @@ cells_kernel(const __grid_constant__ CellsProblem<typename C::T> p)
                 cells_run<C>(p, b, run, oc, weights_at, shared_address(cell) >> 4, undo, trade);
         tile += p.stride_blocks * together;
         if (tile >= p.tile_all) break;
-        b = cells_tile(p, tile, g);
+        b = narrow_tile(p.h, tile, g);
         warpgroup_sync(warpgroup + 1);              // no warp multiplies any more
         undo = cells_stage<C>(p, b, cell, met[warpgroup], warpgroup + 1);
         warpgroup_sync(warpgroup + 1);
@@ -453,17 +433,7 @@ cells_pack_kernel(const __grid_constant__ CellsPacking<typename C::T> p)
     const int32_t thread = threadIdx.x, block = blockIdx.x / p.parts, part = blockIdx.x - block * p.parts;
     const int32_t g = block / p.channel_blocks, oc = (block - g * p.channel_blocks) * 8;
     const int32_t cells = p.steps * 2 * CELLS_ROWS;
-    if (p.copy)
-        for (int64_t i = (int64_t)blockIdx.x * 256 + thread; i < p.elements; i += (int64_t)gridDim.x * 256)
-            p.copy[i] = p.w[i];
-    if constexpr (C::Split) {
-        const TileScale scale(narrow_largest(p, g, oc + thread / 32));
-        if (thread % 32 == 0) {
-            factor[thread / 32] = scale.factor;
-            if (part == 0) p.inverse[block * 8 + thread / 32] = scale.inverse;
-        }
-        __syncthreads();
-    }
+    narrow_pack_begins<C>(p, g, oc, block, part, factor);
     for (int32_t i = part * 256 + thread; i < cells; i += p.parts * 256) {
         constexpr int each = C::Mode == SM80_TF32 ? 4 : 8;
         const int32_t row = i % CELLS_ROWS, half = i / CELLS_ROWS, q = row / 16;
@@ -540,7 +510,7 @@ static inline void cells_slots(const CellsShape &s, const Sm80Walk (&walk)[3], C
     }
 }
 
-static inline int64_t cells_weights_bytes(const CellsShape &s)
+static inline int64_t narrow_weights_bytes(const CellsShape &s)
 {
     return (int64_t)s.channel_blocks * s.steps * 2 * CELLS_ROWS * 16 * (s.mode == SM80_SPLIT ? 2 : 1);
 }
@@ -560,7 +530,7 @@ static inline int64_t cells_trade_bytes(const CellsShape &s)
 static inline int32_t cells_share(const convt3d__plan *plan, const CellsShape &s)
 {
     const bool two = plan->desc.y_stride[1] == 1 && plan->desc.groups % 2 == 0 && s.mode != SM80_SPLIT;
-    return two && 2 * cells_weights_bytes(s) <= 72 * 1024 ? 2 : 1;
+    return two && 2 * narrow_weights_bytes(s) <= 72 * 1024 ? 2 : 1;
 }
 
 // Fills in what depends on the tile; false where it is too large.
@@ -584,11 +554,11 @@ static inline bool cells_measure(const convt3d__plan *plan, CellsShape &s, const
     cells = convt3d__max(cells, rows * s.extent[2] + width);        // what the last run reads
     if (s.extent[2] >= 1 << 14 || cells * narrow_parts(s.mode) * s.cell_planes >= 1 << 14) return false;
     s.cells = (int32_t)cells;
-    const int64_t each = cells_tile_bytes(s) + cells_trade_bytes(s), left = limit - s.share * cells_weights_bytes(s);
+    const int64_t each = cells_tile_bytes(s) + cells_trade_bytes(s), left = limit - s.share * narrow_weights_bytes(s);
     if (left < each) return false;
     s.warpgroups = (int32_t)(convt3d__min(left / each, 4) / s.share * s.share);
     if (s.warpgroups < 1) return false;
-    s.shared = (int32_t)(s.share * cells_weights_bytes(s) + s.warpgroups * each);
+    s.shared = (int32_t)(s.share * narrow_weights_bytes(s) + s.warpgroups * each);
     const double runs = (double)s.runs[0] * s.runs[1] * s.runs[2] * s.channel_blocks;
     const double matrix = runs * s.steps * 32 * (s.mode == SM80_SPLIT ? 3 : 1);
     const double size = (double)convt3d__element_size(plan->desc.dtype);
@@ -648,79 +618,31 @@ static inline const char *cells_plan(const convt3d__plan *plan, CellsShape &s, S
 {
     memset(&s, 0, sizeof s);
     if (!convt3d__has_sm90a(plan)) return "needs sm_90a";
-    if (plan->desc.dtype == CONVT3D_F64) return "f64 is not for halves";
-    if (plan->x_count == 0 || plan->y_count == 0) return "x or y is empty";
-    if (!fits_32_bits(plan)) return "an index needs more than 32 bits";
-    if (plan->axis[0].stride != 2 || plan->axis[1].stride != 2 || plan->axis[2].stride != 2)
-        return "a stride that is not 2";
-    if (plan->in_group > 16) return "more than 16 input channels a group";
-    if (plan->desc.out_channels > 65536 || plan->desc.in_channels > 65536) return "too many channels";
-    s.mode = narrow_mode(plan->desc);
-    s.cell_planes = (int32_t)convt3d__ceil_div(plan->in_group, 8);
-    s.channel_blocks = (int32_t)convt3d__ceil_div(plan->out_group, 8);
+    const bool strides = plan->axis[0].stride == 2 && plan->axis[1].stride == 2 && plan->axis[2].stride == 2;
+    const char *refusal = narrow_begin(plan, strides ? "" : "a stride that is not 2", s, walk);
+    if (*refusal) return refusal;
     int64_t slots = s.cell_planes;
-    for (int a = 0; a < 3; a++) {
-        const convt3d__axis &axis = plan->axis[a];
-        if (axis.kernel > 64 || axis.dilation > 64) return "more than 64 taps or a dilation beyond 64 on an axis";
-        if (!sm80_walk(axis, 2, false, walk[a])) return "more than 32 shifts on an axis";
-        slots *= walk[a].entries;
-        s.first[a] = (int32_t)convt3d__floor_div(axis.padding, 2);
-        s.columns[a] = (int32_t)convt3d__ceil_div(axis.out, 2);
-        s.low[a] = walk[a].low;
-    }
-    s.x_rows = narrow_reads_rows(plan);
-    if (s.x_rows) s.low[2] -= (int32_t)convt3d__floor_mod(s.first[2] + s.low[2], 4);
+    for (int a = 0; a < 3; a++) slots *= walk[a].entries;
     if (slots < 2 || slots > CELLS_MOST_SLOTS - 1) return slots < 2 ? "a single shift" : "too many shifts";
     s.steps = (int32_t)(s.mode == SM80_TF32 ? slots : (slots + 1) / 2);
     if (s.mode == SM80_SPLIT && s.steps > CELLS_MOST_SPLIT_STEPS) return "too many products of an output for one sum";
-    s.traded = plan->desc.y_stride[4] == 1 && !narrow_vectors(plan) && plan->stored == plan->desc.dtype;
     s.share = cells_share(plan, s);
     if (!cells_search(plan, s, walk, 226 * 1024)) return "a tile with its halo exceeds shared memory";
-    double tiles = (double)plan->desc.batch;
-    for (int a = 0; a < 3; a++) tiles *= s.tiles[a];
-    if (tiles * (double)plan->desc.groups > INT32_MAX) return "too many tiles for one grid";
-    HaloShape spans = {};
-    memcpy(spans.tile, s.tile, sizeof s.tile);
-    memcpy(spans.extent, s.extent, sizeof s.extent);
-    for (int a = 0; a < 3; a++) spans.tile[a] = (spans.tile[a] + 64) * 8;       // bytes of y
-    return halo_spans_32_bits(plan, spans) ? "" : "a tile spans more than 2^31 bytes of y or elements of x";
-}
-
-static inline CellsShape cells_shape(const convt3d__plan *plan) { return kept_shape<CellsShape>(plan); }
-
-static inline void cells_walk(const convt3d__plan *plan, Sm80Walk (&walk)[3])
-{
-    for (int a = 0; a < 3; a++) sm80_walk(plan->axis[a], 2, false, walk[a]);
-}
-
-// Bytes of the pack without w as it came: cells, and the inverse scales of 8 channels a block.
-static inline int64_t cells_packed(const convt3d__plan *plan, const CellsShape &s)
-{
-    return plan->desc.groups * (cells_weights_bytes(s) + s.channel_blocks * 32);
+    return narrow_end(plan, s, 64);
 }
 
 template <class C>
 convt3d_status cells_pack(const convt3d__plan *plan, const CellsShape &s, const Sm80Walk (&walk)[3], const void *w,
                           void *packed, bool copy, void *stream, convt3d_error *error)
 {
-    typedef typename C::T T;
-    CellsPacking<T> p = {};
+    CellsPacking<typename C::T> p = {};
     CellsSlots slots;
     cells_slots(s, walk, slots);
     memcpy(p.slot, slots.slot, sizeof p.slot);
-    p.w = (const T *)w;
-    p.weights = packed;
-    p.inverse = (float *)((char *)packed + plan->desc.groups * cells_weights_bytes(s));
-    if (copy) p.copy = (T *)((char *)packed + cells_packed(plan, s));
+    narrow_packing(plan, s, w, packed, copy, p);
     p.steps = s.steps;
-    p.channel_blocks = s.channel_blocks;
-    p.in_group = (int32_t)plan->in_group;
-    p.out_group = (int32_t)plan->out_group;
-    p.taps = (int32_t)plan->taps;
     p.kernel_h = (int32_t)plan->axis[1].kernel;
-    p.kernel_w = (int32_t)plan->axis[2].kernel;
     p.parts = (int32_t)convt3d__ceil_div(s.steps * 2 * CELLS_ROWS, 256);
-    p.elements = plan->w_count;
     return convt3d__launch(error, cells_pack_kernel<C>,
                            dim3((unsigned)(plan->desc.groups * s.channel_blocks * p.parts)), dim3(256), 0, stream, p);
 }
@@ -729,47 +651,19 @@ template <class C>
 convt3d_status cells_launch(const convt3d__plan *plan, const convt3d_io *io, const CellsShape &s,
                             const Sm80Walk (&walk)[3], convt3d_error *error)
 {
-    typedef typename C::T T;
     const convt3d_desc &d = plan->desc;
-    CellsProblem<T> p = {};
+    CellsProblem<typename C::T> p = {};
     CellsSlots slots;
-    if (!io->w_packed) {
-        convt3d_status status = cells_pack<C>(plan, s, walk, io->w, io->workspace, false, io->stream, error);
-        if (status != CONVT3D_OK) return status;
-    }
-    HaloShape shape = {};
-    for (int a = 0; a < 3; a++) {
-        shape.first[a] = s.first[a];
-        shape.columns[a] = s.columns[a];
-        shape.tile[a] = s.tile[a];
-        shape.tiles[a] = s.tiles[a];
-        shape.low[a] = s.low[a];
-        shape.extent[a] = s.extent[a];
-    }
-    shape.pitch = s.extent[2];
-    shape.chunk = (int32_t)plan->in_group;
-    shape.fused = shape.channels = shape.phases = shape.phase_step = shape.channel_items = shape.channel_step = 1;
-    p.h = halo_problem<T>(plan, io, shape, 1);
-    convt3d_status aligned = sm80_aligned_weights(io, cells_packed(plan, s), &p.weights, error);
+    convt3d_status aligned = narrow_problem<typename C::T>(plan, io, s, p, error);
     if (aligned != CONVT3D_OK) return aligned;
-    p.inverse = (const float *)((const char *)p.weights + d.groups * cells_weights_bytes(s));
-    p.h.w = (const T *)(io->w_packed ? (const void *)((const char *)io->w_packed + cells_packed(plan, s)) : io->w);
     cells_slots(s, walk, slots);
     for (int32_t i = 0; i < s.steps; i++) {
         if (s.mode == SM80_TF32) p.step[i] = slots.at[i] | s.cells << 16;
         else p.step[i] = slots.at[2 * i] | (slots.at[2 * i + 1] - slots.at[2 * i]) << 16;
     }
-    p.steps = s.steps;
-    p.channel_blocks = s.channel_blocks;
-    p.cells = s.cells;
-    p.cell_planes = s.cell_planes;
-    p.x_rows = s.x_rows;
     p.along = s.along;
-    p.vectors = narrow_vectors(plan);
     p.channel_lots = d.y_stride[1] == 1 && plan->out_group % 8 == 0 && d.alignment >= 16;
     for (int i = 0; i < 5; i++) if (i != 1 && d.y_stride[i] % 8 != 0) p.channel_lots = 0;
-    p.traded = s.traded;
-    p.weights_bytes = (int32_t)cells_weights_bytes(s);
     p.tile_bytes = (int32_t)cells_tile_bytes(s);
     p.trade_bytes = (int32_t)cells_trade_bytes(s);
     p.by_runs[0] = halo_divisor(s.runs[2]);
@@ -807,28 +701,38 @@ template <class Act> auto cells_instance(const convt3d__plan *plan, const CellsS
     }
 }
 
+// As NarrowTable wants it.
+struct NarrowSm90 {
+    typedef CellsShape Shape;
+    static const char *plan(const convt3d__plan *plan, Shape &s, Sm80Walk (&walk)[3])
+    {
+        return cells_plan(plan, s, walk);
+    }
+    template <class Act> static auto instance(const convt3d__plan *plan, const Shape &s, Act act)
+    {
+        return cells_instance(plan, s, act);
+    }
+    template <class C, class... Actual> static convt3d_status pack(Actual &&...actual)
+    {
+        return cells_pack<C>(actual...);
+    }
+    template <class C, class... Actual> static convt3d_status run(Actual &&...actual) { return cells_launch<C>(actual...); }
+    template <class C> static auto *packing() { return cells_pack_kernel<C>; }
+    template <class C> static auto *running() { return cells_kernel<C>; }
+};
+typedef NarrowTable<NarrowSm90> NarrowSm90Table;
+
 }
 
 extern "C" int32_t convt3d__narrow_sm90_refuses(convt3d__plan *plan, char why[96])
 {
-    using namespace convt3d_cuda;
-    CellsShape s;
-    Sm80Walk walk[3];
-    if (convt3d__refuse(why, cells_plan(plan, s, walk))) return 1;
-    keep_shape(plan, s);
-    plan->pack_variant = UINT64_C(0xcbf29ce484222325) ^ (uint64_t)s.mode;
-    for (int a = 0; a < 3; a++) {
-        const convt3d__axis &axis = plan->axis[a];
-        for (int64_t part : {axis.stride, axis.dilation, convt3d__floor_mod(axis.padding, axis.stride)})
-            plan->pack_variant = (plan->pack_variant ^ (uint64_t)part) * UINT64_C(0x100000001b3);
-    }
-    return 0;
+    return convt3d_cuda::NarrowSm90Table::refuses(plan, why);
 }
 
 extern "C" double convt3d__narrow_sm90_cost(const convt3d__plan *plan)
 {
     using namespace convt3d_cuda;
-    const CellsShape s = cells_shape(plan);
+    const CellsShape s = kept_shape<CellsShape>(plan);
     const double size = (double)convt3d__element_size(plan->desc.dtype);
     // Fitted to times of an H200, within 15%. Where channels are neighbours, pieces of 8 channels bound it.
     const double compute = cells_cycles(plan, s, (double)plan->desc.batch) / 2e9;
@@ -843,52 +747,29 @@ extern "C" double convt3d__narrow_sm90_cost(const convt3d__plan *plan)
 
 extern "C" int64_t convt3d__narrow_sm90_workspace(const convt3d__plan *plan)
 {
-    return convt3d_cuda::cells_packed(plan, convt3d_cuda::cells_shape(plan));
+    return convt3d_cuda::NarrowSm90Table::workspace(plan);
 }
 
 extern "C" int64_t convt3d__narrow_sm90_packed(const convt3d__plan *plan)
 {
-    return convt3d__narrow_sm90_workspace(plan) + convt3d__plain_w_packed(plan);
+    return convt3d_cuda::NarrowSm90Table::packed(plan);
 }
 
 extern "C" convt3d_status convt3d__narrow_sm90_pack(const convt3d__plan *plan, const void *w, void *packed,
                                                     void *stream, convt3d_error *error)
 {
-    using namespace convt3d_cuda;
-    Sm80Walk walk[3];
-    convt3d_status status = convt3d__check_device(plan, error);
-    if (status != CONVT3D_OK) return status;
-    cells_walk(plan, walk);
-    const CellsShape s = cells_shape(plan);
-    return cells_instance(plan, s, [&](auto config) {
-        return cells_pack<decltype(config)>(plan, s, walk, w, packed, true, stream, error);
-    });
+    return convt3d_cuda::NarrowSm90Table::pack(plan, w, packed, stream, error);
 }
 
 extern "C" convt3d_status convt3d__narrow_sm90_ready(const convt3d__plan *plan, convt3d_error *error)
 {
-    using namespace convt3d_cuda;
-    const CellsShape s = cells_shape(plan);
-    return cells_instance(plan, s, [&](auto config) {
-        typedef decltype(config) C;
-        convt3d_status status = convt3d__load_kernel(error, plan, cells_pack_kernel<C>, 0);
-        if (status != CONVT3D_OK) return status;
-        return convt3d__load_kernel(error, plan, cells_kernel<C>, (size_t)s.shared);
-    });
+    return convt3d_cuda::NarrowSm90Table::ready(plan, error);
 }
 
 extern "C" convt3d_status convt3d__narrow_sm90_run(const convt3d__plan *plan, const convt3d_io *io,
                                                    convt3d_error *error)
 {
-    using namespace convt3d_cuda;
-    Sm80Walk walk[3];
-    convt3d_status status = convt3d__check_device(plan, error);
-    if (status != CONVT3D_OK) return status;
-    cells_walk(plan, walk);
-    const CellsShape s = cells_shape(plan);
-    return cells_instance(plan, s, [&](auto config) {
-        return cells_launch<decltype(config)>(plan, io, s, walk, error);
-    });
+    return convt3d_cuda::NarrowSm90Table::run(plan, io, error);
 }
 
 #endif
