@@ -105,23 +105,7 @@ __device__ __forceinline__ int64_t patch_x_offset(const PatchProblem &p, const i
 
 #if CONVT3D__SM90A
 
-// D[64][64] (+)= A[64][2 cells] B[2 cells][64], where 8 of N lie in a cell.
-template <class Operand> struct WgmmaTurned;
-#define CONVT3D__WGMMA_TURNED(Operand, Types)                                                                          \
-    template <> struct WgmmaTurned<Operand> {                                                                          \
-        static __device__ __forceinline__ void multiply(float *d, uint64_t a, uint64_t b, int accumulate)              \
-        {                                                                                                              \
-            asm volatile("{.reg .pred p; setp.ne.b32 p, %34, 0;\n"                                                     \
-                         "wgmma.mma_async.sync.aligned.m64n64k16.f32." Types " {" CONVT3D__LIST_64                     \
-                         "}, %32, %33, p, 1, 1, 0, 1;}"                                                                \
-                         : CONVT3D__OUTPUTS_64                                                                         \
-                         : "l"(a), "l"(b), "r"(accumulate));                                                           \
-        }                                                                                                              \
-    };
-CONVT3D__WGMMA_TURNED(__half, "f16.f16")
-CONVT3D__WGMMA_TURNED(__nv_bfloat16, "bf16.bf16")
-
-// Its B: cells [8 of N][row of K], `lead` rows from one cell to the next.
+// WgmmaTurned's B: cells [8 of N][row of K], `lead` rows from one cell to the next.
 __device__ __forceinline__ uint64_t patch_turned(uint32_t address, uint32_t lead)
 {
     return (uint64_t)(address >> 4) | (uint64_t)8 << 16 | (uint64_t)lead << 32;
@@ -756,7 +740,7 @@ __device__ __forceinline__ void patch_dx(const PatchProblem &p, const PatchBlock
 template <class C>
 __device__ __forceinline__ void patch_multiply_dw(float (&sum)[32], int *least, uint64_t x, uint64_t y, int exponent)
 {
-    typedef WgmmaTurned<typename C::Operand> Product;
+    typedef WgmmaTurned<typename C::Operand, 64> Product;
     if constexpr (C::Split) {
         float accumulator[32];
         wgmma_fence();

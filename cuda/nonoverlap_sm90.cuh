@@ -50,60 +50,6 @@ CONVT3D__DECLARE_PACK(nonoverlap90)
 
 namespace convt3d_cuda {
 
-// ---- wgmma with A in registers ----
-
-#if CONVT3D__SM90A
-
-#define CONVT3D__LIST_80 \
-    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27," \
-    "%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39"
-#define CONVT3D__OUTPUTS_80 \
-    "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), \
-    "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), \
-    "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), \
-    "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), \
-    "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39])
-#define CONVT3D__LIST_160 \
-    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27," \
-    "%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53," \
-    "%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79"
-#define CONVT3D__OUTPUTS_160 \
-    "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), \
-    "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), \
-    "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), \
-    "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), \
-    "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), \
-    "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), \
-    "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), \
-    "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]), \
-    "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]), \
-    "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79])
-
-// D[64][N] (+)= A[64][16] B[N][2 cells]^T; a: a fragment of A as mma.sync's, d: this thread's N/2 elements of D.
-template <class Operand, int N> struct WgmmaRows;
-
-#define CONVT3D__WGMMA_ROWS(Operand, N, Types, A0, A1, A2, A3, B, Clear)                                               \
-    template <> struct WgmmaRows<Operand, N> {                                                                         \
-        static __device__ __forceinline__ void multiply(float *d, const uint32_t *a, uint64_t b, int accumulate)       \
-        {                                                                                                              \
-            asm volatile("{.reg .pred p; setp.ne.b32 p, %" #Clear ", 0;\n"                                             \
-                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." Types " {" CONVT3D__LIST_##N                \
-                         "}, {%" #A0 ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1, 0;}"                          \
-                         : CONVT3D__OUTPUTS_##N                                                                        \
-                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));                       \
-        }                                                                                                              \
-    };
-#define CONVT3D__WGMMA_ROWS_TYPES(N, A0, A1, A2, A3, B, Clear)                                                         \
-    CONVT3D__WGMMA_ROWS(__half, N, "f16.f16", A0, A1, A2, A3, B, Clear)                                                \
-    CONVT3D__WGMMA_ROWS(__nv_bfloat16, N, "bf16.bf16", A0, A1, A2, A3, B, Clear)
-CONVT3D__WGMMA_ROWS_TYPES(32, 16, 17, 18, 19, 20, 21)
-CONVT3D__WGMMA_ROWS_TYPES(64, 32, 33, 34, 35, 36, 37)
-CONVT3D__WGMMA_ROWS_TYPES(80, 40, 41, 42, 43, 44, 45)
-CONVT3D__WGMMA_ROWS_TYPES(128, 64, 65, 66, 67, 68, 69)
-CONVT3D__WGMMA_ROWS_TYPES(160, 80, 81, 82, 83, 84, 85)
-
-#endif
-
 // ---- What a kernel is ----
 
 // What the elements become: Parts halves each, scaled or as they are.

@@ -91,29 +91,6 @@ static_assert(sizeof(WgradProblem) <= 4096, "a kernel's parameters");
 
 #if CONVT3D__SM90A
 
-// D[64][N] (+)= A[2 cells of positions][64]^T B[same][N]: both operands lie with channels side by side.
-template <class Operand, int N> struct WgmmaOuter;
-#define CONVT3D__WGMMA_OUTER(Operand, N, Types, A, B, Clear)                                                           \
-    template <> struct WgmmaOuter<Operand, N> {                                                                        \
-        static __device__ __forceinline__ void multiply(float *d, uint64_t a, uint64_t b, int accumulate)              \
-        {                                                                                                              \
-            asm volatile("{.reg .pred p; setp.ne.b32 p, %" #Clear ", 0;\n"                                             \
-                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." Types " {" CONVT3D__LIST_##N                \
-                         "}, %" #A ", %" #B ", p, 1, 1, 1, 1;}"                                                        \
-                         : CONVT3D__OUTPUTS_##N                                                                        \
-                         : "l"(a), "l"(b), "r"(accumulate));                                                           \
-        }                                                                                                              \
-    };
-#define CONVT3D__WGMMA_OUTERS(N, A, B, Clear)                                                                          \
-    CONVT3D__WGMMA_OUTER(__half, N, "f16.f16", A, B, Clear)                                                            \
-    CONVT3D__WGMMA_OUTER(__nv_bfloat16, N, "bf16.bf16", A, B, Clear)
-CONVT3D__WGMMA_OUTERS(16, 8, 9, 10)
-CONVT3D__WGMMA_OUTERS(32, 16, 17, 18)
-CONVT3D__WGMMA_OUTERS(48, 24, 25, 26)
-CONVT3D__WGMMA_OUTERS(64, 32, 33, 34)
-CONVT3D__WGMMA_OUTERS(96, 48, 49, 50)
-CONVT3D__WGMMA_OUTERS(128, 64, 65, 66)
-
 // Shared operand: eight positions are a core matrix, the next eight follow; pitch: from eight channels to the next.
 __device__ __forceinline__ uint64_t wgrad_descriptor(uint32_t address, uint32_t pitch)
 {
