@@ -15,17 +15,22 @@
 //                    dense_store.cuh results to y, dense_pack.cuh operands, dense_host.cuh launches; fill.cuh outputs
 //                    that no tap reaches
 //   phases.cuh       backward: dy taken apart into phases of unit stride; dgrad_sm90.cuh dx from them on sm90_dense,
-//                    wgrad_sm90.cuh dw and dbias on wgmma; direct_backward.cuh both by multiply-adds, for few channels,
-//                    walk_backward.cuh for few channels and stride 2, row by row
-//   nonoverlap.cuh   kernel <= stride as a GEMM on mma.sync; mma.cuh its instructions, nonoverlap_f64.cuh its f64
-//   nonoverlap_sm90.cuh  kernel == stride as a GEMM on wgmma; divisor.cuh division by what is fixed at launch
-//   nonoverlap_backward.cuh  its dx, dw and dbias from one reading of dy
+//                    wgrad_sm90.cuh dw and dbias on wgmma, wgrad_host.cuh its launches; direct_backward.cuh both by
+//                    multiply-adds, for few channels, walk_backward.cuh for few channels and stride 2, row by row
+//   nonoverlap.cuh   kernel <= stride as a GEMM on mma.sync; mma.cuh its instructions, nonoverlap_f64.cuh its f64,
+//                    nonoverlap_host.cuh its launch
+//   nonoverlap_sm90.cuh  kernel == stride as a GEMM on wgmma: nonoverlap90_tile.cuh its tiles, nonoverlap90_load.cuh x,
+//                    nonoverlap90_pack.cuh w, nonoverlap90_store.cuh y, nonoverlap90_host.cuh launches; divisor.cuh
+//                    division by what is fixed at launch
+//   nonoverlap_backward.cuh  its dx, dw and dbias from one reading of dy; nonoverlap_backward_host.cuh merging, launches
 //   depthwise.cuh    few output channels a group: multiply-adds from windows of x; halo.cuh its and direct.cuh's tiles;
 //                    of stride 2, depthwise_march.cuh kernel 3, depthwise_long.cuh 5 and 7, depthwise_matrix.cuh these
 //                    in 16 bits
 //   direct.cuh       multiply-adds from a register tile: any geometry, f64, few channels; at most 4 input channels with
 //                    kernel 3 and stride 2: direct_few.cuh, in 16 bits direct_matrix.cuh
-//   dense_sm80.cuh   implicit GEMM on mma.sync from planar tiles of x: groups, few channels, f64, any geometry
+//   sm80.cuh         what kernels on mma.sync share:
+//   dense_sm80.cuh   implicit GEMM on mma.sync from planar tiles of x: groups, few channels, f64, any geometry;
+//                    dense_sm80_host.cuh its tiles and launches
 //   scatter_sm80.cuh few output channels: every tap's products once on mma.sync, summed from shared memory
 //   narrow.cuh       what these share:
 //   narrow_sm80.cuh  few input channels a group, stride 2 of the width: x as cells, both phases as rows of weights
@@ -72,14 +77,19 @@
 #include "phases.cuh"
 #include "dgrad_sm90.cuh"
 #include "wgrad_sm90.cuh"
+#include "wgrad_host.cuh"
 #include "direct_backward.cuh"
 #include "walk_backward.cuh"
 #include "nonoverlap_backward.cuh"
+#include "nonoverlap_backward_host.cuh"
 #include "nonoverlap.cuh"
+#include "nonoverlap_host.cuh"
 #include "nonoverlap_sm90.cuh"
+#include "nonoverlap90_host.cuh"
 #include "depthwise.cuh"
 #include "direct.cuh"
 #include "dense_sm80.cuh"
+#include "dense_sm80_host.cuh"
 #include "scatter_sm80.cuh"
 #include "narrow_sm80.cuh"
 #include "narrow_sm90.cuh"

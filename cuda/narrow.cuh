@@ -5,7 +5,7 @@
 // Tables    a kernel describes itself to NarrowTable by a struct of its tiling (Shape), plan() and instances.
 #pragma once
 
-#include "dense_sm80.cuh"
+#include "sm80.cuh"
 
 #if CONVT3D__PART(15) || CONVT3D__PART(19)
 

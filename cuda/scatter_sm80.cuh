@@ -18,7 +18,7 @@
 //           for x. Did not help: 16-bit values taken apart as they are loaded (f16 0.47: it waits for the load).
 #pragma once
 
-#include "dense_sm80.cuh"
+#include "sm80.cuh"
 
 CONVT3D__DECLARE_KERNEL(scatter_sm80)
 CONVT3D__DECLARE_PACK(scatter_sm80)
