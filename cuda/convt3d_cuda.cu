@@ -15,25 +15,26 @@
 //                    dense_store.cuh results to y, dense_pack.cuh operands, dense_host.cuh launches; fill.cuh outputs
 //                    that no tap reaches
 //   phases.cuh       backward: dy taken apart into phases of unit stride; dgrad_sm90.cuh dx from them on sm90_dense,
-//                    wgrad_sm90.cuh dw and dbias on wgmma, wgrad_host.cuh its launches; direct_backward.cuh both by
-//                    multiply-adds, for few channels, walk_backward.cuh for few channels and stride 2, row by row
+//                    wgrad_sm90.cuh dw and dbias on wgmma, wgrad_host.cuh launches; direct_backward.cuh both by
+//                    multiply-adds, for few channels, walk_backward.cuh for few channels and stride 2, row by row;
+//                    merge.cuh their sums over parts to dw and dbias
 //   nonoverlap.cuh   kernel <= stride as a GEMM on mma.sync; mma.cuh its instructions, nonoverlap_f64.cuh its f64,
-//                    nonoverlap_host.cuh its launch
+//                    nonoverlap_host.cuh launches
 //   nonoverlap_sm90.cuh  kernel == stride as a GEMM on wgmma: nonoverlap90_tile.cuh its tiles, nonoverlap90_load.cuh x,
 //                    nonoverlap90_pack.cuh w, nonoverlap90_store.cuh y, nonoverlap90_host.cuh launches; divisor.cuh
 //                    division by what is fixed at launch
-//   nonoverlap_backward.cuh  its dx, dw and dbias from one reading of dy; nonoverlap_backward_host.cuh merging, launches
+//   nonoverlap_backward.cuh  its dx, dw and dbias from one reading of dy; nonoverlap_backward_host.cuh launches
 //   depthwise.cuh    few output channels a group: multiply-adds from windows of x; halo.cuh its and direct.cuh's tiles;
 //                    of stride 2, depthwise_march.cuh kernel 3, depthwise_long.cuh 5 and 7, depthwise_matrix.cuh these
 //                    in 16 bits
 //   direct.cuh       multiply-adds from a register tile: any geometry, f64, few channels; at most 4 input channels with
 //                    kernel 3 and stride 2: direct_few.cuh, in 16 bits direct_matrix.cuh
-//   sm80.cuh         what kernels on mma.sync share:
+//   sm80.cuh         what the kernels on mma.sync share that follow:
 //   dense_sm80.cuh   implicit GEMM on mma.sync from planar tiles of x: groups, few channels, f64, any geometry;
 //                    dense_sm80_host.cuh its tiles and launches
 //   scatter_sm80.cuh few output channels: every tap's products once on mma.sync, summed from shared memory
-//   narrow.cuh       what these share:
-//   narrow_sm80.cuh  few input channels a group, stride 2 of the width: x as cells, both phases as rows of weights
+//   narrow.cuh       what the two share that follow: x as cells, the host's side
+//   narrow_sm80.cuh  few input channels a group, stride 2 of the width: both phases as rows of weights
 //   narrow_sm90.cuh  the same with stride 2 on all axes, all eight phases as rows of one wgmma
 //   march_sm80.cuh   one output channel, stride 2: taps summed in registers while warps march along the depth
 //   generic_backward.cuh  dx, dw and dbias of everything; sums.cuh sums over long stretches

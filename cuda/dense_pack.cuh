@@ -18,7 +18,7 @@ struct DensePackProblem {
     int in_group, out_group, blocks_group, taps, taps_used, cells_group, chunks;    // chunks: of a K block
     int octets, scan_blocks, pack_blocks;   // eighths of rows; blocks of the two launches, none where w came packed
     int vectors;                            // the taps of a pair of channels are whole, aligned 16-byte units
-    int fold, fold_step, channels;          // DenseFold: taps, 0 for none; of the kernel, from one to the next; channels
+    int fold, fold_step, channels;          // DenseFold: taps (0: none), the kernel's from one to the next; channels
     uint16_t tap[DENSE_MOST_STEPS];
 };
 
@@ -182,7 +182,8 @@ __global__ void __launch_bounds__(256) dense_repair_kernel(const __grid_constant
     for (int i = 0; i < p.batch * p.channels; i++) {
         int n = i / p.channels, oc = i % p.channels, g = oc / p.out_group, c = oc % p.out_group;
         int row = (g * p.blocks_group + c / p.row_block) * p.row_block + c % p.row_block;
-        if (!dense_bad_sample(p.flags, n) && !(Form != NO_LIST ? dense_bad_octet(p.flags, row / 8) : dense_bad_row(p.flags, row)))
+        if (!dense_bad_sample(p.flags, n) &&
+            !(Form != NO_LIST ? dense_bad_octet(p.flags, row / 8) : dense_bad_row(p.flags, row)))
             continue;
         for (int o = blockIdx.x * 256 + threadIdx.x; o < outputs; o += gridDim.x * 256) {
             int ow = o % p.axis[2].out, oh = o / p.axis[2].out % p.axis[1].out, od = o / p.axis[2].out / p.axis[1].out;

@@ -39,9 +39,9 @@ static constexpr int dense_most(int a, int b) { return a < b ? b : a; }
 template <bool Wide, class T> struct DenseChunk { typedef T Value; };
 template <class T> struct DenseChunk<true, T> { typedef float Value; };
 
-// One instance: NB channels, R times 64 positions a warpgroup, Q w phases, U steps a slot of weights. Light: a light list
-// is applied to what leaves the accumulators. Lists: results stay f32 in their ring, and the warps that store them apply
-// the list, and round if y is not wide.
+// One instance: NB channels, R times 64 positions a warpgroup, Q w phases, U steps a slot of weights. Light: a light
+// list is applied to what leaves the accumulators. Lists: results stay f32 in their ring, and the warps that store them
+// apply the list, and round if y is not wide.
 template <int Mode_, int NB_, int R_, int Q_, int U_, ListForm Form_, bool Folds_ = false> struct DenseTile {
     static constexpr ListForm Form = Form_;
     static constexpr ListForm RepairForm = Form == NO_LIST ? NO_LIST : WHOLE_LIST;
@@ -64,10 +64,11 @@ template <int Mode_, int NB_, int R_, int Q_, int U_, ListForm Form_, bool Folds
     static constexpr int CellPitch = Q == 2 && sizeof(Value) == 4 ? NB + 4 : NB % 16 == 0 ? NB + 8 : NB;
     static constexpr int ChunkBytes = dense_most(NB * RowPitch, Folds ? 0 : Columns * CellPitch) * (int)sizeof(Value);
     // A ring for all of a tile is worth less than long stages, but where these are short anyway.
-    static constexpr int RingBytes = (Folds ? 40 : Mode == DENSE_SPLIT && Q == 1 ? 58 : Lists && Q == 1 ? 40 : 28) * 1024;
+    static constexpr int RingBytes =
+        (Folds ? 40 : Mode == DENSE_SPLIT && Q == 1 ? 58 : Lists && Q == 1 ? 40 : 28) * 1024;
     static constexpr int Chunks = dense_least(R, dense_most(1, RingBytes / ChunkBytes));
     static constexpr int ScaleBytes = (Light ? 6 : 4) * NB * 4;                  // DenseScales
-    static constexpr bool Tables = Lists || Q == 2;                 // other warps look up where results go, see dense_table
+    static constexpr bool Tables = Lists || Q == 2;     // other warps look up where results go, see dense_table
     static constexpr int TableBytes = Tables ? DENSE_TABLES * 64 * 8 : 0;
     // Of a thread, by role; multiplying counts twice, 512 in all. What has a list wants more to store.
     static constexpr int MultiplyRegisters =
@@ -100,7 +101,7 @@ struct DenseProblem {
     void *y;
     int64_t y_stride[5];
     int batch, out[3], stride[3], in_d;
-    int skips, filled;                              // whether a segment may hold nothing but zeros; of a plane, not zero
+    int skips, filled;                              // whether a segment may hold zeros alone; of a plane, not zero
     int out_group, blocks_group, blocks;            // channel blocks of a group, of all
     int units, tiles;                               // position tiles x blocks; with phases
     int pitch, lead, plane_blocks, cells;           // K blocks of a group; cells of one (position of a stage)
@@ -251,7 +252,8 @@ struct Ring {
 };
 
 struct DenseShared {
-    uint32_t x_full, x_empty, w_full, w_empty, y_full, y_empty, t_full, t_empty, segments, slots, scales, tables, chunks;
+    uint32_t x_full, x_empty, w_full, w_empty, y_full, y_empty, t_full, t_empty;
+    uint32_t segments, slots, scales, tables, chunks;
     template <class C> __device__ __forceinline__ static DenseShared of(uint32_t base, int w_slots)
     {
         DenseShared s;

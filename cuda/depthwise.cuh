@@ -294,7 +294,7 @@ depthwise_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
     }
 }
 
-template <class K> struct DepthwiseKernel {
+template <class K> struct DepthwiseKernel : HaloPacker<DepthwiseKernel<K>, typename K::Element> {
     static auto *function(const convt3d__plan *plan)
     {
         return halo_lists(plan) ? depthwise_kernel<K, true> : depthwise_kernel<K, false>;
@@ -308,19 +308,9 @@ template <class K> struct DepthwiseKernel {
     {
         return halo_plan(plan, describe(), s, why);
     }
-    static constexpr bool plain = false;
-    convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
-    {
-        return halo_ready<typename K::Element>(plan, function(plan), error);
-    }
     convt3d_status run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error) const
     {
         return halo_run<typename K::Element>(plan, io, function(plan), K::Threads, K::Columns, error);
-    }
-    convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
-                        convt3d_error *error) const
-    {
-        return halo_pack<typename K::Element>(plan, halo_shape(plan), w, packed, stream, error);
     }
 };
 
@@ -542,7 +532,7 @@ static inline bool channels_plan(const convt3d__plan *plan, const HaloKernel &ke
     }
 }
 
-template <class K> struct ChannelsKernel {
+template <class K> struct ChannelsKernel : HaloPlain<ChannelsKernel<K>> {
     static auto *function(const convt3d__plan *plan)
     {
         return halo_lists(plan) ? channels_kernel<K, true> : channels_kernel<K, false>;
@@ -555,22 +545,12 @@ template <class K> struct ChannelsKernel {
     {
         return channels_plan(plan, describe(), s, why);
     }
-    static constexpr bool plain = true;
-    convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
-    {
-        return convt3d__load_kernel(error, plan, function(plan), (size_t)halo_shape(plan).shared);
-    }
     convt3d_status run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error) const
     {
         HaloShape s = halo_shape(plan);
         int64_t blocks = plan->desc.batch * s.tiles[0] * s.tiles[1] * s.channel_blocks;
         return convt3d__launch(error, function(plan), dim3((unsigned)blocks), dim3(K::Threads), (size_t)s.shared,
                                io->stream, halo_problem<typename K::Element>(plan, io, s, K::Columns));
-    }
-    convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
-                        convt3d_error *error) const
-    {
-        return convt3d__plain_w_pack(plan, w, packed, stream, error);
     }
 };
 

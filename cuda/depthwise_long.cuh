@@ -416,7 +416,7 @@ template <class K> bool long_plan(const convt3d__plan *plan, HaloShape &s, char 
     return false;
 }
 
-template <class K> struct LongKernel {
+template <class K> struct LongKernel : HaloPlain<LongKernel<K>> {
     template <ListForm Form> static auto *instance()
     {
         if constexpr (K::Channels) return long_channels_kernel<K, Form>;
@@ -424,18 +424,9 @@ template <class K> struct LongKernel {
     }
     static auto *function(const convt3d__plan *plan)
     {
-        switch (halo_form(plan)) {
-        case NO_LIST:    return instance<NO_LIST>();
-        case LIGHT_LIST: return instance<LIGHT_LIST>();
-        default:         return instance<WHOLE_LIST>();
-        }
+        return halo_with_form(plan, [](auto form) { return instance<decltype(form)::Form>(); });
     }
     static bool plan(const convt3d__plan *plan, HaloShape &s, char why[96]) { return long_plan<K>(plan, s, why); }
-    static constexpr bool plain = true;
-    convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
-    {
-        return convt3d__load_kernel(error, plan, function(plan), (size_t)halo_shape(plan).shared);
-    }
     convt3d_status run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error) const
     {
         const HaloShape s = halo_shape(plan);
@@ -448,11 +439,6 @@ template <class K> struct LongKernel {
         for (int i = 0; i < 5; i++) if (i != 1 && plan->desc.x_stride[i] % 4 != 0) p.x_vectors = 0;
         return convt3d__launch(error, function(plan), dim3((unsigned)blocks), dim3(K::Threads), (size_t)s.shared,
                                io->stream, p);
-    }
-    convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
-                        convt3d_error *error) const
-    {
-        return convt3d__plain_w_pack(plan, w, packed, stream, error);
     }
 };
 

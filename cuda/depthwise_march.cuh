@@ -530,7 +530,7 @@ template <class K> bool march_plan(const convt3d__plan *plan, bool channels, Hal
     return false;
 }
 
-template <class K, bool Channels> struct MarchKernel {
+template <class K, bool Channels> struct MarchKernel : HaloPlain<MarchKernel<K, Channels>> {
     static auto *function(const convt3d__plan *plan)
     {
         if constexpr (Channels)
@@ -540,11 +540,6 @@ template <class K, bool Channels> struct MarchKernel {
     static bool plan(const convt3d__plan *plan, HaloShape &s, char why[96])
     {
         return march_plan<K>(plan, Channels, s, why);
-    }
-    static constexpr bool plain = true;
-    convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
-    {
-        return convt3d__load_kernel(error, plan, function(plan), (size_t)halo_shape(plan).shared);
     }
     convt3d_status run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error) const
     {
@@ -560,11 +555,6 @@ template <class K, bool Channels> struct MarchKernel {
                                        (s.tile[2] / K::Lot), K::Threads);
         return convt3d__launch(error, function(plan), dim3((unsigned)blocks), dim3(K::Threads), (size_t)s.shared,
                                io->stream, p);
-    }
-    convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
-                        convt3d_error *error) const
-    {
-        return convt3d__plain_w_pack(plan, w, packed, stream, error);
     }
 };
 

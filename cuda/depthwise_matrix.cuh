@@ -479,7 +479,7 @@ template <class K, bool Channels> bool band_plan(const convt3d__plan *plan, Halo
     return false;
 }
 
-template <class K, bool Channels> struct BandKernel {
+template <class K, bool Channels> struct BandKernel : HaloPlain<BandKernel<K, Channels>> {
     typedef typename K::Element T;
     template <ListForm Form> static auto *instance()
     {
@@ -488,20 +488,11 @@ template <class K, bool Channels> struct BandKernel {
     }
     static auto *function(const convt3d__plan *plan)
     {
-        switch (halo_form(plan)) {
-        case NO_LIST:    return instance<NO_LIST>();
-        case LIGHT_LIST: return instance<LIGHT_LIST>();
-        default:         return instance<WHOLE_LIST>();
-        }
+        return halo_with_form(plan, [](auto form) { return instance<decltype(form)::Form>(); });
     }
     static bool plan(const convt3d__plan *plan, HaloShape &s, char why[96])
     {
         return band_plan<K, Channels>(plan, s, why);
-    }
-    static constexpr bool plain = true;
-    convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
-    {
-        return convt3d__load_kernel(error, plan, function(plan), (size_t)halo_shape(plan).shared);
     }
     convt3d_status run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error) const
     {
@@ -523,11 +514,6 @@ template <class K, bool Channels> struct BandKernel {
         }
         return convt3d__launch(error, function(plan), dim3((unsigned)blocks),
                                dim3(Channels ? 32 * BAND_CHANNELS : K::Threads), (size_t)s.shared, io->stream, p);
-    }
-    convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
-                        convt3d_error *error) const
-    {
-        return convt3d__plain_w_pack(plan, w, packed, stream, error);
     }
 };
 

@@ -375,7 +375,7 @@ direct_kernel(const __grid_constant__ HaloProblem<typename K::Element> p)
     }
 }
 
-template <class K> struct DirectKernel {
+template <class K> struct DirectKernel : HaloPacker<DirectKernel<K>, typename K::Element> {
     static auto *function(const convt3d__plan *plan)
     {
         return halo_lists(plan) ? direct_kernel<K, true> : direct_kernel<K, false>;
@@ -389,18 +389,9 @@ template <class K> struct DirectKernel {
     {
         return halo_plan(plan, describe(plan), s, why);
     }
-    convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
-    {
-        return halo_ready<typename K::Element>(plan, function(plan), error);
-    }
     convt3d_status run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error) const
     {
         return halo_run<typename K::Element>(plan, io, function(plan), K::Threads, 1, error);
-    }
-    convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
-                        convt3d_error *error) const
-    {
-        return halo_pack<typename K::Element>(plan, halo_shape(plan), w, packed, stream, error);
     }
 };
 
@@ -452,8 +443,7 @@ extern "C" int32_t convt3d__direct_refuses(convt3d__plan *plan, char why[96])
 // Seconds: products of all columns and channel blocks at the rates seen on an H200, against bytes.
 extern "C" double convt3d__direct_cost(const convt3d__plan *plan)
 {
-    convt3d_cuda::HaloShape s;
-    memcpy(&s, plan->state, sizeof s);
+    const convt3d_cuda::HaloShape s = convt3d_cuda::halo_shape(plan);
     double products = (double)plan->desc.batch * (double)plan->desc.groups * s.channel_blocks * s.channels *
                       (double)plan->in_group * (double)plan->taps;
     for (int a = 0; a < 3; a++) products *= (double)s.columns[a];

@@ -13,6 +13,8 @@
 // CONVT3D_CUDA_PART 14.
 #pragma once
 
+#include "merge.cuh"
+
 CONVT3D__DECLARE_KERNEL(direct_dx)
 CONVT3D__DECLARE_KERNEL(direct_dw)
 
@@ -201,29 +203,12 @@ __global__ void __launch_bounds__(SPLIT_THREADS) direct_dw_kernel(const __grid_c
         }
 }
 
-struct DirectMerge {
-    const double *partial, *bias_sums;
-    void *dw, *dbias;
-    int64_t count;
-    int parts, bias_parts, channels, accumulate;
-};
-
-// One warp an element.
-template <class T> __global__ void __launch_bounds__(SPLIT_THREADS) direct_merge_kernel(const DirectMerge p)
+template <class T> __global__ void __launch_bounds__(MERGE_THREADS) direct_merge_kernel(const PartsMerge p)
 {
-    const int64_t warp = ((int64_t)blockIdx.x * SPLIT_THREADS + threadIdx.x) / 32, all = p.dw ? p.count : 0;
-    const int64_t warps = (int64_t)gridDim.x * (SPLIT_THREADS / 32);
-    for (int64_t i = warp; i < all + (p.dbias ? p.channels : 0); i += warps) {
-        const bool bias = i >= all;
-        const double *from = bias ? p.bias_sums + (i - all) : p.partial + i;
-        const int64_t step = bias ? p.channels : p.count;
-        double sum = 0;
-        for (int part = threadIdx.x % 32; part < (bias ? p.bias_parts : p.parts); part += 32) sum += from[part * step];
-        for (int lane = 16; lane > 0; lane /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lane);
-        if (threadIdx.x % 32 != 0) continue;
-        if (bias) wgrad_put((T *)p.dbias + (i - all), sum, p.accumulate & CONVT3D_BACKWARD_BIAS);
+    merge_parts(p, [&](int64_t i, int64_t channel, bool bias, double sum) {
+        if (bias) wgrad_put((T *)p.dbias + channel, sum, p.accumulate & CONVT3D_BACKWARD_BIAS);
         else wgrad_put((T *)p.dw + i, sum, p.accumulate & CONVT3D_BACKWARD_W);
-    }
+    });
 }
 
 // ---- the host's side ----
@@ -457,7 +442,7 @@ extern "C" convt3d_status convt3d__direct_dw_run(const convt3d__plan *plan, cons
     bias_layout.bias = l.bias;  bias_layout.bias_part = l.bias_part;
     const WgradBias bias = wgrad_bias(plan, io, bias_layout);
     const int64_t blocks = l.parts * p.axis[0].kernel * p.h_slices * p.w_slices * p.unit_tiles;
-    const DirectMerge merge = {p.partial, bias.sums, io->dw, io->dbias, plan->w_count, (int)l.parts, (int)l.bias_parts,
+    const PartsMerge merge = {p.partial, bias.sums, io->dw, io->dbias, plan->w_count, (int)l.parts, (int)l.bias_parts,
                                (int)plan->desc.out_channels, plan->desc.accumulate};
     return direct_type(plan, [&](auto type) {
         typedef decltype(type) T;
@@ -470,7 +455,8 @@ extern "C" convt3d_status convt3d__direct_dw_run(const convt3d__plan *plan, cons
                 return convt3d__launch(error, kernel, dim3((unsigned)blocks), threads, 0, io->stream, p);
             });
         if (done == CONVT3D_OK)
-            done = convt3d__launch(error, direct_merge_kernel<T>, dim3(264), threads, 0, io->stream, merge);
+            done = convt3d__launch(error, direct_merge_kernel<T>, dim3(MERGE_BLOCKS), dim3(MERGE_THREADS), 0,
+                                   io->stream, merge);
         return done;
     });
 }

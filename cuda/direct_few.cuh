@@ -199,25 +199,17 @@ template <class K> bool few_plan(const convt3d__plan *plan, HaloShape &s, char w
     return false;
 }
 
-template <class K> struct FewKernel {
+template <class K> struct FewKernel : HaloPacker<FewKernel<K>, typename K::Element> {
     static auto *function(const convt3d__plan *plan)
     {
-        switch (halo_form(plan)) {
-        case NO_LIST:    return few_rows_kernel<K, NO_LIST>;
-        case LIGHT_LIST: return few_rows_kernel<K, LIGHT_LIST>;
-        default:         return few_rows_kernel<K, WHOLE_LIST>;
-        }
+        return halo_with_form(plan, [](auto form) { return few_rows_kernel<K, decltype(form)::Form>; });
     }
     static bool plan(const convt3d__plan *plan, HaloShape &s, char why[96]) { return few_plan<K>(plan, s, why); }
-    convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
-    {
-        return halo_ready<typename K::Element>(plan, function(plan), error);
-    }
     convt3d_status run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error) const
     {
         const HaloShape s = halo_shape(plan);
         if (!io->w_packed) {
-            convt3d_status status = pack(plan, io->w, io->workspace, io->stream, error);
+            convt3d_status status = this->pack(plan, io->w, io->workspace, io->stream, error);
             if (status != CONVT3D_OK) return status;
         }
         HaloProblem<typename K::Element> p = halo_problem<typename K::Element>(plan, io, s, K::Lot);
@@ -227,11 +219,6 @@ template <class K> struct FewKernel {
                                convt3d__ceil_div(s.channel_items, s.channel_step);
         return convt3d__launch(error, function(plan), dim3((unsigned)blocks), dim3(K::Threads), (size_t)s.shared,
                                io->stream, p);
-    }
-    convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
-                        convt3d_error *error) const
-    {
-        return halo_pack<typename K::Element>(plan, halo_shape(plan), w, packed, stream, error);
     }
 };
 

@@ -382,31 +382,23 @@ template <class K> bool matrix_plan(const convt3d__plan *plan, HaloShape &s, cha
     return false;
 }
 
-template <class K> struct MatrixKernel {
+template <class K> struct MatrixKernel : HaloPacker<MatrixKernel<K>, typename K::Element> {
     typedef typename K::Element T;
     template <bool Inner> static auto *instance(const convt3d__plan *plan)
     {
-        switch (halo_form(plan)) {
-        case NO_LIST:    return matrix_kernel<K, Inner, NO_LIST>;
-        case LIGHT_LIST: return matrix_kernel<K, Inner, LIGHT_LIST>;
-        default:         return matrix_kernel<K, Inner, WHOLE_LIST>;
-        }
+        return halo_with_form(plan, [](auto form) { return matrix_kernel<K, Inner, decltype(form)::Form>; });
     }
     static auto *function(const convt3d__plan *plan)
     {
         return plan->desc.y_stride[1] == 1 ? instance<true>(plan) : instance<false>(plan);
     }
     static bool plan(const convt3d__plan *plan, HaloShape &s, char why[96]) { return matrix_plan<K>(plan, s, why); }
-    convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
-    {
-        return halo_ready<T>(plan, function(plan), error);
-    }
     convt3d_status run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error) const
     {
         const convt3d_desc &d = plan->desc;
         const HaloShape s = halo_shape(plan);
         if (!io->w_packed) {
-            convt3d_status status = pack(plan, io->w, io->workspace, io->stream, error);
+            convt3d_status status = this->pack(plan, io->w, io->workspace, io->stream, error);
             if (status != CONVT3D_OK) return status;
         }
         HaloProblem<T> p = halo_problem<T>(plan, io, s, K::Columns);
@@ -421,11 +413,6 @@ template <class K> struct MatrixKernel {
                                convt3d__ceil_div(plan->out_group, K::Channels);
         return convt3d__launch(error, function(plan), dim3((unsigned)blocks), dim3(K::Threads), (size_t)s.shared,
                                io->stream, p);
-    }
-    convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
-                        convt3d_error *error) const
-    {
-        return halo_pack<T>(plan, halo_shape(plan), w, packed, stream, error);
     }
 };
 

@@ -1,9 +1,9 @@
 // cuda_generic: the kernel that accepts everything the reference accepts, in the reference's order of summation.
 //
-// Idea      One thread computes one output position for up to 8 channels of one group. It finds the taps of its phase on
-//           each axis once, then walks ic, kd, kh, kw: a load of x, 8 weights that its warp shares, 8 multiply-adds.
-//           Nothing is zero-filled and no tap is tested, so NaN and infinity reach what they reach in the reference, and
-//           a position's sum is the same in any slab, batch or grid.
+// Idea      One thread computes one output position for up to 8 channels of one group. It finds the taps of its phase
+//           on each axis once, then walks ic, kd, kh, kw: a load of x, 8 weights that its warp shares, 8 multiply-adds.
+//           Nothing is zero-filled and no tap is tested, so NaN and infinity reach what they reach in the reference,
+//           and a position's sum is the same in any slab, batch or grid.
 // Requires  nothing. Bases are 64 bits; indices are 32 bits where the problem fits (geometry.cuh), 64 otherwise.
 // Tile      256 positions, consecutive in (n, od, oh, ow), x 8 channels (1 where a group has one channel).
 #pragma once

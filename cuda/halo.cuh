@@ -412,6 +412,17 @@ static inline ListForm halo_form(const convt3d__plan *plan)
     return plan->stored != plan->desc.dtype ? WHOLE_LIST : form_of(list_of<float>(plan, &io, 0, plan->fused));
 }
 
+// act(its form as a constant)
+template <ListForm Form_> struct HaloForm { static constexpr ListForm Form = Form_; };
+template <class Act> auto halo_with_form(const convt3d__plan *plan, Act act)
+{
+    switch (halo_form(plan)) {
+    case NO_LIST:    return act(HaloForm<NO_LIST>());
+    case LIGHT_LIST: return act(HaloForm<LIGHT_LIST>());
+    default:         return act(HaloForm<WHOLE_LIST>());
+    }
+}
+
 template <class T>
 HaloProblem<T> halo_problem(const convt3d__plan *plan, const convt3d_io *io, const HaloShape &s, int32_t span)
 {
@@ -770,13 +781,34 @@ convt3d_status halo_run(const convt3d__plan *plan, const convt3d_io *io, void (*
                            (size_t)s.shared, io->stream, halo_problem<T>(plan, io, s, span));
 }
 
-template <class T> convt3d_status halo_ready(const convt3d__plan *plan, void (*kernel)(HaloProblem<T>),
-                                             convt3d_error *error)
-{
-    convt3d_status status = convt3d__load_kernel(error, plan, halo_pack_kernel<T>, 0);
-    if (status != CONVT3D_OK) return status;
-    return convt3d__load_kernel(error, plan, kernel, (size_t)halo_shape(plan).shared);
-}
+// What kernels have in common that pack w as halo_pack() does, and those that read it as it came. The one to launch is
+// Kernel::function(plan).
+template <class Kernel, class T> struct HaloPacker {
+    static constexpr bool plain = false;
+    convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
+    {
+        convt3d_status status = convt3d__load_kernel(error, plan, halo_pack_kernel<T>, 0);
+        if (status != CONVT3D_OK) return status;
+        return convt3d__load_kernel(error, plan, Kernel::function(plan), (size_t)halo_shape(plan).shared);
+    }
+    convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
+                        convt3d_error *error) const
+    {
+        return halo_pack<T>(plan, halo_shape(plan), w, packed, stream, error);
+    }
+};
+template <class Kernel> struct HaloPlain {
+    static constexpr bool plain = true;
+    convt3d_status ready(const convt3d__plan *plan, convt3d_error *error) const
+    {
+        return convt3d__load_kernel(error, plan, Kernel::function(plan), (size_t)halo_shape(plan).shared);
+    }
+    convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
+                        convt3d_error *error) const
+    {
+        return convt3d__plain_w_pack(plan, w, packed, stream, error);
+    }
+};
 
 // Stages one chunk: weights, then x. K: a kernel's configuration.
 template <class K>

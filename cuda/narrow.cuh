@@ -246,6 +246,18 @@ static inline int32_t narrow_mode(const convt3d_desc &d)
 static inline bool narrow_halved(int32_t mode) { return mode == SM80_HALF || mode == SM80_BFLOAT; }
 static inline int32_t narrow_parts(int32_t mode) { return narrow_halved(mode) ? 1 : 2; }
 
+// act(the mode as a constant)
+template <int Mode_> struct NarrowMode { static constexpr int Mode = Mode_; };
+template <class Act> auto narrow_with_mode(int32_t mode, Act act)
+{
+    switch (mode) {
+    case SM80_SPLIT: return act(NarrowMode<SM80_SPLIT>());
+    case SM80_TF32:  return act(NarrowMode<SM80_TF32>());
+    case SM80_HALF:  return act(NarrowMode<SM80_HALF>());
+    default:         return act(NarrowMode<SM80_BFLOAT>());
+    }
+}
+
 // Whether four outputs of a row of y are one store.
 static inline bool narrow_vectors(const convt3d__plan *plan)
 {
@@ -262,7 +274,8 @@ static inline bool narrow_reads_rows(const convt3d__plan *plan)
     return d.x_stride[4] == 1 && plan->axis[2].in % 4 == 0 && d.alignment >= 4 * convt3d__element_size(d.dtype);
 }
 
-// What both ask of a plan first, and what follows of a tiling. strides: why they are refused, or empty.
+// What both ask of a plan first, and what of a tiling follows from the plan alone. strides: why they are refused, or
+// empty.
 template <class Shape>
 const char *narrow_begin(const convt3d__plan *plan, const char *strides, Shape &s, Sm80Walk (&walk)[3])
 {
@@ -380,6 +393,15 @@ convt3d_status narrow_problem(const convt3d__plan *plan, const convt3d_io *io, c
 // which calls act(config); and of a config what packs, what runs, and the two kernels of these.
 template <class Kernel> struct NarrowTable {
     typedef typename Kernel::Shape Shape;
+    template <class Act> static convt3d_status on_device(const convt3d__plan *plan, convt3d_error *error, Act act)
+    {
+        Sm80Walk walk[3];
+        convt3d_status status = convt3d__check_device(plan, error);
+        if (status != CONVT3D_OK) return status;
+        narrow_walk(plan, walk);
+        const Shape s = kept_shape<Shape>(plan);
+        return Kernel::instance(plan, s, [&](auto config) { return act(config, s, walk); });
+    }
     static int32_t refuses(convt3d__plan *plan, char why[96])
     {
         Shape s;
@@ -394,12 +416,7 @@ template <class Kernel> struct NarrowTable {
     static convt3d_status pack(const convt3d__plan *plan, const void *w, void *packed, void *stream,
                                convt3d_error *error)
     {
-        Sm80Walk walk[3];
-        convt3d_status status = convt3d__check_device(plan, error);
-        if (status != CONVT3D_OK) return status;
-        narrow_walk(plan, walk);
-        const Shape s = kept_shape<Shape>(plan);
-        return Kernel::instance(plan, s, [&](auto config) {
+        return on_device(plan, error, [&](auto config, const Shape &s, const Sm80Walk (&walk)[3]) {
             return Kernel::template pack<decltype(config)>(plan, s, walk, w, packed, true, stream, error);
         });
     }
@@ -416,12 +433,7 @@ template <class Kernel> struct NarrowTable {
     // Packs the weights first where they are not packed.
     static convt3d_status run(const convt3d__plan *plan, const convt3d_io *io, convt3d_error *error)
     {
-        Sm80Walk walk[3];
-        convt3d_status status = convt3d__check_device(plan, error);
-        if (status != CONVT3D_OK) return status;
-        narrow_walk(plan, walk);
-        const Shape s = kept_shape<Shape>(plan);
-        return Kernel::instance(plan, s, [&](auto config) {
+        return on_device(plan, error, [&](auto config, const Shape &s, const Sm80Walk (&walk)[3]) {
             typedef decltype(config) C;
             if (!io->w_packed) {
                 convt3d_status packed =

@@ -775,21 +775,6 @@ convt3d_status narrow_run(const convt3d__plan *plan, const convt3d_io *io, const
                              dim3(C::Threads), (size_t)s.shared, io->stream, p);
 }
 
-template <bool Lists, class Act> auto narrow_modes(const NarrowShape &s, Act act)
-{
-    switch (s.mode) {
-    case SM80_SPLIT: return act(NarrowConfig<SM80_SPLIT, Lists>());
-    case SM80_TF32: return act(NarrowConfig<SM80_TF32, Lists>());
-    case SM80_HALF: return act(NarrowConfig<SM80_HALF, Lists>());
-    default: return act(NarrowConfig<SM80_BFLOAT, Lists>());
-    }
-}
-
-template <class Act> auto narrow_instance(const convt3d__plan *plan, const NarrowShape &s, Act act)
-{
-    return halo_lists(plan) ? narrow_modes<true>(s, act) : narrow_modes<false>(s, act);
-}
-
 // As NarrowTable wants it.
 struct NarrowSm80 {
     typedef NarrowShape Shape;
@@ -799,13 +784,19 @@ struct NarrowSm80 {
     }
     template <class Act> static auto instance(const convt3d__plan *plan, const Shape &s, Act act)
     {
-        return narrow_instance(plan, s, act);
+        return narrow_with_mode(s.mode, [&](auto mode) {
+            constexpr int Mode = decltype(mode)::Mode;
+            return halo_lists(plan) ? act(NarrowConfig<Mode, true>()) : act(NarrowConfig<Mode, false>());
+        });
     }
     template <class C, class... Actual> static convt3d_status pack(Actual &&...actual)
     {
         return narrow_pack<C>(actual...);
     }
-    template <class C, class... Actual> static convt3d_status run(Actual &&...actual) { return narrow_run<C>(actual...); }
+    template <class C, class... Actual> static convt3d_status run(Actual &&...actual)
+    {
+        return narrow_run<C>(actual...);
+    }
     template <class C> static auto *packing() { return narrow_pack_kernel<C>; }
     template <class C> static auto *running() { return narrow_kernel<C>; }
 };

@@ -2,7 +2,7 @@
 //
 // Idea      The 64 rows of operand A are weights: 8 output channels x 2 x 2 x 2 phases. Columns of the product are 64
 //           positions of x, its depth the shifts of x at which any phase has a tap, times channels: zeros where a phase
-//           has none. x lies in shared memory as cells of 16 bytes (narrow_sm80.cuh), and a shift is an addition to the
+//           has none. x lies in shared memory as cells of 16 bytes (narrow.cuh), and a shift is an addition to the
 //           address of operand B: no operand passes through registers. A warp then has one phase of depth and height,
 //           a lane four neighbours of a row of y.
 // Work      One block a multiprocessor keeps the weights of a group. Each of its warpgroups goes from tile to tile on
@@ -682,25 +682,6 @@ convt3d_status cells_launch(const convt3d__plan *plan, const convt3d_io *io, con
                              (size_t)s.shared, io->stream, p);
 }
 
-template <ListForm Form, class Act> auto cells_modes(const CellsShape &s, Act act)
-{
-    switch (s.mode) {
-    case SM80_SPLIT: return act(CellsConfig<SM80_SPLIT, Form>());
-    case SM80_TF32: return act(CellsConfig<SM80_TF32, Form>());
-    case SM80_HALF: return act(CellsConfig<SM80_HALF, Form>());
-    default: return act(CellsConfig<SM80_BFLOAT, Form>());
-    }
-}
-
-template <class Act> auto cells_instance(const convt3d__plan *plan, const CellsShape &s, Act act)
-{
-    switch (halo_form(plan)) {
-    case NO_LIST:    return cells_modes<NO_LIST>(s, act);
-    case LIGHT_LIST: return cells_modes<LIGHT_LIST>(s, act);
-    default:         return cells_modes<WHOLE_LIST>(s, act);
-    }
-}
-
 // As NarrowTable wants it.
 struct NarrowSm90 {
     typedef CellsShape Shape;
@@ -710,13 +691,20 @@ struct NarrowSm90 {
     }
     template <class Act> static auto instance(const convt3d__plan *plan, const Shape &s, Act act)
     {
-        return cells_instance(plan, s, act);
+        return narrow_with_mode(s.mode, [&](auto mode) {
+            return halo_with_form(plan, [&](auto form) {
+                return act(CellsConfig<decltype(mode)::Mode, decltype(form)::Form>());
+            });
+        });
     }
     template <class C, class... Actual> static convt3d_status pack(Actual &&...actual)
     {
         return cells_pack<C>(actual...);
     }
-    template <class C, class... Actual> static convt3d_status run(Actual &&...actual) { return cells_launch<C>(actual...); }
+    template <class C, class... Actual> static convt3d_status run(Actual &&...actual)
+    {
+        return cells_launch<C>(actual...);
+    }
     template <class C> static auto *packing() { return cells_pack_kernel<C>; }
     template <class C> static auto *running() { return cells_kernel<C>; }
 };

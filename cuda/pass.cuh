@@ -7,8 +7,8 @@
 //           fixes: inside a thread a batch of values at a time, each by two passes over registers around its first
 //           value, then over the threads of a block, then over the blocks of a set. No sums of squares, no atomics.
 //           A block's threads are `lanes` neighbouring channels by 256/lanes neighbouring voxels, or lots of 4 of them:
-//           one lane where voxels lie side by side (NCDHW), up to 32 where channels do (NDHWC); so either layout is read
-//           and written in whole sectors, and the first in accesses of 16 bytes.
+//           one lane where voxels lie side by side (NCDHW), up to 32 where channels do (NDHWC); so either layout is
+//           read and written in whole sectors, and the first in accesses of 16 bytes.
 // Requires  nothing. Views whose voxels have one stride throughout (all dense ones) need no division per element.
 // Traffic   reads the stored tensor once, twice with a normalisation, and writes the output once. One kernel finds in
 //           the L2 two fifths of what it reads again.

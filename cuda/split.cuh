@@ -7,9 +7,9 @@
 // Planes    [group][chunk][part][2 cells][position] of 16 bytes: a cell is 8 (f16, bf16) or 4 (tf32) channels.
 //           Positions run over n, d, h, w of the input with zeros after each row, plane and sample, so that whatever a
 //           tap reads beside the input is zero: one such gap serves the end of one row and the beginning of the next.
-// Strips    Or the run of all depth planes is cut into strips of equal length that lie side by side: position = (place in
-//           the strip)*strips + strip, with the planes around a strip repeated before and after it. So rows that are
-//           short become long.
+// Strips    Or the run of all depth planes is cut into strips of equal length that lie side by side: position = (place
+//           in the strip)*strips + strip, with the planes around a strip repeated before and after it. So rows that
+//           are short become long.
 // Guess     The largest |x| of a small sample is looked up. Of a large one it is guessed from every 33rd run of 32
 //           elements, and two binades are kept free above it: the splitting pass looks at all elements, and a sample
 //           with a larger one is split once more.
@@ -170,8 +170,8 @@ struct PlanesProblem {
     int pitch, lead;                        // positions of a plane, and those before the first of sample 0
     int by_channel;                         // neighbouring threads read neighbouring channels
     int vectors;                            // a cell's channels are side by side and aligned
-    int pairs;                              // a thread takes two neighbours of a row; rows and w are even, strips a power
-                                            // of 2, lead and pitch multiples of twice as many
+    int pairs;                              // a thread takes two neighbours of a row; rows and w are even, strips a
+                                            // power of 2, lead and pitch multiples of twice as many
     int width, height;                      // blocks along positions, along cells
     Divisor d, h, w;                        // pitches of an axis, in steps of the next
     Divisor strips;                         // 0 or 1: there are none; depth planes of one, and those repeated before it
@@ -301,7 +301,8 @@ struct PlanesPlace {
     uint32_t d, h, w;
     bool inside;                // but for w
     // flat: from the first repeated plane.
-    __device__ __forceinline__ PlanesPlace(const PlanesProblem &p, int flat) : n(0), plane(-1), strip(0), d(0), h(0), w(0)
+    __device__ __forceinline__ PlanesPlace(const PlanesProblem &p, int flat)
+        : n(0), plane(-1), strip(0), d(0), h(0), w(0)
     {
         uint32_t rest = (uint32_t)flat, at = 0;
         if (flat >= 0) {
@@ -389,7 +390,8 @@ __device__ __forceinline__ void planes_block(const PlanesProblem &p, int width, 
     typedef typename Cell::Element Element;
     __shared__ int exponents[2 * SPLIT_THREADS + 1];
     const int positions = p.by_channel ? SPLIT_THREADS / 4 : SPLIT_THREADS;
-    const int row = block / width, first = (block - row * width) * positions, begin = first - p.lead + planes_repeated(p);
+    const int row = block / width, first = (block - row * width) * positions;
+    const int begin = first - p.lead + planes_repeated(p);
     const int cell = p.by_channel ? row * 4 + threadIdx.x % 32 / 8 : row;
     const int column = (int)(p.by_channel ? threadIdx.x / 32 * 8 + threadIdx.x % 8 : threadIdx.x);
     const PlanesPlace at(p, begin + column);

@@ -13,10 +13,12 @@
 // Requires  3, 4 or 7 taps along h and w; stride 2 along h; no dilation along these; dx is not added to;
 //           for dw one input channel a group, or with 3 taps up to four, and windows that tile dy; at most 512 pairs
 //           of channels a group; f32, f16, bf16.
-// Measured  one H200, NCDHW, f32 (f16): depthwise_64_k3 0.60 (0.56) ms for all three gradients, mednext_64_k7 0.32 (0.30);
-//           dx alone of kb_l1_73 0.88, autoenc_4_32 0.60, gan_64_1_32 0.41; dw of autoenc_4_32 1.02.
+// Measured  one H200, NCDHW, f32 (f16): depthwise_64_k3 0.60 (0.56) ms for all three gradients, mednext_64_k7 0.32
+//           (0.30); dx alone of kb_l1_73 0.88, autoenc_4_32 0.60, gan_64_1_32 0.41; dw of autoenc_4_32 1.02.
 // CONVT3D_CUDA_PART 18.
 #pragma once
+
+#include "merge.cuh"
 
 CONVT3D__DECLARE_KERNEL(walk)
 
@@ -356,30 +358,13 @@ walk_kernel(const __grid_constant__ WalkProblem p)
     if constexpr (C::Dw) walk_store<C>(p, s, (int)part, g, block, oc, kd);
 }
 
-struct WalkMerge {
-    const double *partial, *bias_part;
-    void *dw, *dbias;
-    int64_t count;
-    int parts, bias_parts, channels, accumulate;
-};
-
-// One warp an element.
-template <class T> __global__ void __launch_bounds__(WALK_THREADS) walk_merge_kernel(const WalkMerge p)
+template <class T> __global__ void __launch_bounds__(MERGE_THREADS) walk_merge_kernel(const PartsMerge p)
 {
-    const int64_t warp = ((int64_t)blockIdx.x * WALK_THREADS + threadIdx.x) / 32, all = p.dw ? p.count : 0;
-    const int64_t warps = (int64_t)gridDim.x * (WALK_THREADS / 32);
-    for (int64_t i = warp; i < all + (p.dbias ? p.channels : 0); i += warps) {
-        const bool bias = i >= all;
-        const double *from = bias ? p.bias_part + (i - all) : p.partial + i;
-        const int64_t step = bias ? p.channels : p.count;
-        double sum = 0;
-        for (int part = threadIdx.x % 32; part < (bias ? p.bias_parts : p.parts); part += 32) sum += from[part * step];
-        for (int lane = 16; lane > 0; lane /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lane);
-        if (threadIdx.x % 32 != 0) continue;
-        T *to = bias ? (T *)p.dbias + (i - all) : (T *)p.dw + i;
+    merge_parts(p, [&](int64_t i, int64_t channel, bool bias, double sum) {
+        T *to = bias ? (T *)p.dbias + channel : (T *)p.dw + i;
         if (p.accumulate & (bias ? CONVT3D_BACKWARD_BIAS : CONVT3D_BACKWARD_W)) sum += (double)Number<T>::widen(*to);
         *to = Number<T>::round((float)sum);
-    }
+    });
 }
 
 // ---- the host's side ----
@@ -538,11 +523,11 @@ convt3d_status walk_launch(const convt3d__plan *plan, const convt3d_io *io, conv
                                io->stream, p);
     });
     if (status != CONVT3D_OK || !Dw) return status;
-    const WalkMerge merge = {p.partial, p.bias_part, io->dw, io->dbias, plan->w_count, (int)s.parts,
+    const PartsMerge merge = {p.partial, p.bias_part, io->dw, io->dbias, plan->w_count, (int)s.parts,
                              (int)(s.parts * s.depth_blocks), (int)plan->desc.out_channels, plan->desc.accumulate};
     return walk_instance<Dx, Dw>(plan, [&](auto tile) {
-        return convt3d__launch(error, walk_merge_kernel<typename decltype(tile)::T>, dim3(264), dim3(WALK_THREADS), 0,
-                               io->stream, merge);
+        return convt3d__launch(error, walk_merge_kernel<typename decltype(tile)::T>, dim3(MERGE_BLOCKS),
+                               dim3(MERGE_THREADS), 0, io->stream, merge);
     });
 }
 

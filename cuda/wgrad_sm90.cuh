@@ -396,7 +396,8 @@ struct WgradBias {
     int height, width, voxels;
 };
 
-// Of [begin, end) of a run of elements: 16 bytes at a time, added in the accumulator's type, but for what is not aligned.
+// Of [begin, end) of a run of elements: 16 bytes at a time, added in the accumulator's type, but for what is not
+// aligned.
 template <class T> __device__ __forceinline__ double wgrad_run_sum(const T *from, int begin, int end)
 {
     constexpr int N = 16 / (int)sizeof(T);
