@@ -140,8 +140,9 @@ typedef struct convt3d__cpu_woven {
     void *to;
     const convt3d__cpu_tap *tap[2];
     int64_t taps[2], channels, x_pitch, to_channel, length, rows, valid;
-    int32_t stream, entries, light, relu;
-    const convt3d__cpu_entry *entry, *affine;   /* entries = 0 and light: the list is affine, if not NULL, then relu */
+    int32_t stream, entries;
+    const convt3d__cpu_entry *affine, *bounds, *entry;      /* what is not NULL of the first two comes before the rest:
+                                                               a*v + b, then v from a to b (infinity: only from a) */
 } convt3d__cpu_woven;
 
 /* The leaves of one instruction set; [2]: for f32 and f64. */

@@ -218,6 +218,7 @@ static void convt3d__avx2_fence(void) { _mm_sfence(); }
 #define LIST_FMA _mm256_fmadd_ps
 #define LIST_LARGER _mm256_max_ps
 #define LIST_SMALLER _mm256_min_ps
+#define LIST_BELOW(a, b, yes, no) _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ))
 #include "list_body.h"
 
 static const convt3d__cpu_leaves convt3d__avx2_leaves = {

@@ -48,8 +48,9 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f32(__m512 *low, __m512 *high, __m5
 #define LIST_FMA _mm512_fmadd_ps
 #define LIST_LARGER(a, b) _mm512_maskz_max_ps(0xffff, a, b)            /* g++ warns of those without a mask */
 #define LIST_SMALLER(a, b) _mm512_maskz_min_ps(0xffff, a, b)
-#define LIST_SCALE(v, n) _mm512_maskz_scalef_ps(0xffff, v, n)
-#define LIST_RECIPROCAL(v) _mm512_maskz_rcp14_ps(0xffff, v)
+#define LIST_BELOW(a, b, yes, no) _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes)
+#define LIST_FRACTION(z) _mm512_maskz_reduce_ps(0xffff, z, 0x09)
+#define LIST_SCALE(v, z) _mm512_maskz_scalef_ps(0xffff, v, z)
 #include "list_body.h"
 
 #define LEAF(name) convt3d__avx512_f32_##name
@@ -81,9 +82,10 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f32(__m512 *low, __m512 *high, __m5
 #define LEAF_JOIN(low, index, high) _mm512_permutex2var_ps(low, index, high)
 #define LEAF_STORE_SOME(p, v, first, end) \
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << (end)) - (1u << (first))), v)
-#define LEAF_MULTIPLY _mm512_mul_ps
-#define LEAF_RELU(v) _mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), v)
+#define LEAF_LARGER(a, b) _mm512_maskz_max_ps(0xffff, a, b)
+#define LEAF_SMALLER(a, b) _mm512_maskz_min_ps(0xffff, a, b)
 #define LEAF_LIST convt3d__avx512_list_list
+#define LEAF_LIST_OF convt3d__avx512_list_of
 #include "kernel_body.h"
 
 CONVT3D__CPU_INLINE __m512d convt3d__avx512_splat_f64(const double *from) { return _mm512_set1_pd(*from); }
@@ -104,6 +106,12 @@ CONVT3D__CPU_INLINE void convt3d__avx512_zip_f64(__m512d *low, __m512d *high, __
 CONVT3D__CPU_INLINE void convt3d__avx512_no_list(int32_t kind, float a, float b, const double *values, int64_t n)
 {
     (void)kind;  (void)a;  (void)b;  (void)values;  (void)n;
+}
+
+CONVT3D__CPU_INLINE __m512d convt3d__avx512_no_entry(int32_t kind, __m512d v, float a, float b)
+{
+    (void)kind;  (void)a;  (void)b;
+    return v;
 }
 
 #define LEAF(name) convt3d__avx512_f64_##name
@@ -135,9 +143,10 @@ CONVT3D__CPU_INLINE void convt3d__avx512_no_list(int32_t kind, float a, float b,
 #define LEAF_JOIN(low, index, high) _mm512_permutex2var_pd(low, index, high)
 #define LEAF_STORE_SOME(p, v, first, end) \
     _mm512_mask_storeu_pd(p, (__mmask8)((1u << (end)) - (1u << (first))), v)
-#define LEAF_MULTIPLY _mm512_mul_pd
-#define LEAF_RELU(v) _mm512_maskz_max_pd(0xff, _mm512_setzero_pd(), v)
+#define LEAF_LARGER(a, b) _mm512_maskz_max_pd(0xff, a, b)
+#define LEAF_SMALLER(a, b) _mm512_maskz_min_pd(0xff, a, b)
 #define LEAF_LIST convt3d__avx512_no_list
+#define LEAF_LIST_OF convt3d__avx512_no_entry
 #include "kernel_body.h"
 
 static const convt3d__cpu_leaves convt3d__avx512_leaves = {

@@ -18,7 +18,8 @@
  *                           the cache and there are 32 of them. With it LEAF_INDEX, LEAF_SHIFT_OF(lanes) and
  *                           LEAF_JOIN(low, index, high): the last `lanes` values of low, the first ones of high;
  *                           LEAF_STORE_SOME(p, v, first, end): lanes [first, end) alone;
- *                           LEAF_MULTIPLY(a, b), LEAF_RELU(v), where a NaN stays one; LEAF_LIST: the leaf for lists
+ *                           LEAF_LARGER(a, b), LEAF_SMALLER(a, b): b where that is a NaN; LEAF_LIST, the leaf for
+ *                           lists, and LEAF_LIST_OF, one entry on a vector
  *           LEAF_STACK_COLUMNS  vectors in a tile of four rows of one channel, at most 4; with 4, tiles of eight rows
  *                           by two vectors as well
  */
@@ -673,47 +674,65 @@ CONVT3D__CPU_INLINE void LEAF(woven_sum)(const convt3d__cpu_woven *p, LEAF_VECTO
     }
 }
 
-/* The list on finished sums, `n` of each channel, by the leaf for lists: on all of them where channels are alike. */
-CONVT3D__CPU_INLINE void LEAF(woven_list)(const convt3d__cpu_woven *p, LEAF_REAL *values, int64_t n, const int rows)
+/* The first `entries` of the list on finished sums, `n` of each channel: on all of them where channels are alike. */
+CONVT3D__CPU_INLINE void LEAF(woven_list)(const convt3d__cpu_woven *p, int entries, LEAF_REAL *values, int64_t n,
+                                          const int rows)
 {
     int i, r;
-    for (i = 0; i < p->entries; i++) {
+    for (i = 0; i < entries; i++) {
         const convt3d__cpu_entry *e = p->entry + i;
         const int64_t m = e->kind == CONVT3D_OP_AFFINE ? n : rows * n;
         for (r = 0; r * m < rows * n; r++) LEAF_LIST(e->kind, e->a[r], e->b[r], values + r * m, m);
     }
 }
 
-/* The two frequent entries, in registers. */
-CONVT3D__CPU_INLINE LEAF_VECTOR LEAF(woven_light)(const convt3d__cpu_woven *p, LEAF_VECTOR v, const int channel)
+/* The frequent entries, while the sums are in registers. */
+CONVT3D__CPU_INLINE void LEAF(woven_light)(const convt3d__cpu_woven *p, LEAF_VECTOR sum[8][LEAF_WOVEN_COLUMNS],
+                                           const int columns, const int rows)
 {
+    LEAF_REAL a, b;
+    int c, r;
     if (p->affine) {
-        const LEAF_REAL a = (LEAF_REAL)p->affine->a[channel], b = (LEAF_REAL)p->affine->b[channel];
-        v = LEAF_ADD(LEAF_MULTIPLY(LEAF_SPLAT(&a), v), LEAF_SPLAT(&b));
+        CONVT3D__CPU_UNROLL
+        for (r = 0; r < rows; r++) {
+            a = (LEAF_REAL)p->affine->a[r];
+            b = (LEAF_REAL)p->affine->b[r];
+            CONVT3D__CPU_UNROLL
+            for (c = 0; c < columns; c++) sum[r][c] = LEAF_FMA(sum[r][c], LEAF_SPLAT(&a), LEAF_SPLAT(&b));
+        }
     }
-    return p->relu ? LEAF_RELU(v) : v;
+    if (!p->bounds) return;
+    a = (LEAF_REAL)p->bounds->a[0];
+    b = (LEAF_REAL)p->bounds->b[0];
+    CONVT3D__CPU_UNROLL
+    for (r = 0; r < rows; r++) {
+        CONVT3D__CPU_UNROLL
+        for (c = 0; c < columns; c++) sum[r][c] = LEAF_LARGER(LEAF_SPLAT(&a), sum[r][c]);
+    }
+    if (b == (LEAF_REAL)INFINITY) return;
+    CONVT3D__CPU_UNROLL
+    for (r = 0; r < rows; r++) {
+        CONVT3D__CPU_UNROLL
+        for (c = 0; c < columns; c++) sum[r][c] = LEAF_SMALLER(LEAF_SPLAT(&b), sum[r][c]);
+    }
 }
 
-/* A line of outputs from output o on, of a row that begins at `to`. */
-CONVT3D__CPU_INLINE void LEAF(woven_line)(const convt3d__cpu_woven *p, LEAF_REAL *to, LEAF_VECTOR v, int64_t o)
+/* A line of outputs from output o on, of a row that begins at `to`; whole: all of it is the row's. */
+CONVT3D__CPU_INLINE void LEAF(woven_line)(const convt3d__cpu_woven *p, LEAF_REAL *to, LEAF_VECTOR v, int64_t o,
+                                          const int whole, const int stream)
 {
     int64_t first = o < 0 ? -o : 0, end = p->length - o;
-    if (first > 0 || end < LEAF_LANES) {
+    if (!whole && (first > 0 || end < LEAF_LANES)) {
         if (end > first) LEAF_STORE_SOME(to + o, v, first, end < LEAF_LANES ? end : LEAF_LANES);
-    } else LEAF(put)(to + o, v, p->stream != 0);
+    } else LEAF(put)(to + o, v, stream);
 }
 
 /* A vector of each phase, from output o on. */
 CONVT3D__CPU_INLINE void LEAF(woven_pair)(const convt3d__cpu_woven *p, LEAF(rest) *rest, const int channel, int64_t o,
-                                          LEAF_VECTOR a, LEAF_VECTOR b)
+                                          LEAF_VECTOR a, LEAF_VECTOR b, const int whole, const int stream)
 {
     LEAF_REAL *to = (LEAF_REAL *)p->to + channel * p->to_channel;
     LEAF_VECTOR v[2], low;
-    int i;
-    if (p->light) {
-        a = LEAF(woven_light)(p, a, channel);
-        b = LEAF(woven_light)(p, b, channel);
-    }
     LEAF_ZIP(v[0], v[1], a, b);
     if (rest) {
         low = rest->carry[channel];
@@ -722,48 +741,96 @@ CONVT3D__CPU_INLINE void LEAF(woven_pair)(const convt3d__cpu_woven *p, LEAF(rest
         v[0] = LEAF_JOIN(low, rest->index[channel], v[0]);
         o -= rest->lanes[channel];
     }
-    CONVT3D__CPU_UNROLL
-    for (i = 0; i < 2; i++) LEAF(woven_line)(p, to, v[i], o + i * LEAF_LANES);
+    LEAF(woven_line)(p, to, v[0], o, whole, stream);
+    LEAF(woven_line)(p, to, v[1], o + LEAF_LANES, whole, stream);
 }
 
-/* All channels by `columns` vectors of each phase, from output o on. The sums of the first phase wait in memory while
- * those of the second are formed, so that each has the registers of a line's tile. */
-CONVT3D__CPU_INLINE void LEAF(woven_tile)(const convt3d__cpu_woven *p, LEAF(rest) *rest, int64_t o, const int columns,
-                                          const int rows)
+/* Whether all that a tile of `columns` vectors of each phase puts from output o on is the row's. */
+CONVT3D__CPU_INLINE int LEAF(woven_whole)(const convt3d__cpu_woven *p, const LEAF(rest) *rest, int64_t o, int columns)
 {
-    LEAF_REAL memory[(2 * 8 * LEAF_WOVEN_COLUMNS + 1) * LEAF_LANES];
-    LEAF_REAL *first = memory + (0 - (uintptr_t)memory) % 64 / sizeof(LEAF_REAL);
-    LEAF_REAL *second = first + columns * LEAF_LANES;
-    const int64_t n = 2 * columns * LEAF_LANES;
-    LEAF_VECTOR sum[8][LEAF_WOVEN_COLUMNS];
+    return o >= (rest ? LEAF_LANES : 0) && o + 2 * columns * LEAF_LANES <= p->length;
+}
+
+/* One entry, `kind`, on finished sums on their way to y: `first`, those of the second phase behind those of the first
+ * for each channel. They are loaded once: each load waits for a store to come by. */
+CONVT3D__CPU_INLINE void LEAF(woven_through)(const convt3d__cpu_woven *p, LEAF(rest) *rest, int64_t o,
+                                             const LEAF_REAL *first, const int64_t columns, const int32_t kind)
+{
+    const convt3d__cpu_entry *e = p->entry + p->entries - 1;
+    int64_t c, r;
+    for (r = 0; r < p->valid; r++, first += 2 * columns * LEAF_LANES)
+        for (c = 0; c < columns; c++) {
+            LEAF_VECTOR a = LEAF_LOAD(first + c * LEAF_LANES), b = LEAF_LOAD(first + (columns + c) * LEAF_LANES);
+            LEAF_KEEP(a);
+            LEAF_KEEP(b);
+            a = LEAF_LIST_OF(kind, a, e->a[r], e->b[r]);
+            b = LEAF_LIST_OF(kind, b, e->a[r], e->b[r]);
+            LEAF(woven_pair)(p, rest, (int)r, o + 2 * c * LEAF_LANES, a, b, 1, 1);
+        }
+}
+
+CONVT3D__CPU_APART void LEAF(woven_last)(const convt3d__cpu_woven *p, LEAF(rest) *rest, int64_t o,
+                                         const LEAF_REAL *first, int64_t columns)
+{
+    switch (p->entry[p->entries - 1].kind) {
+#define LEAF_WOVEN_CASE(name) \
+    case CONVT3D_OP_##name: LEAF(woven_through)(p, rest, o, first, columns, CONVT3D_OP_##name);  break;
+    CONVT3D__CPU_FUNCTIONS(LEAF_WOVEN_CASE)
+#undef LEAF_WOVEN_CASE
+    default: break;
+    }
+}
+
+/* Finished sums become lines of y. */
+CONVT3D__CPU_INLINE void LEAF(woven_put)(const convt3d__cpu_woven *p, LEAF(rest) *rest, int64_t o,
+                                         const LEAF_REAL *first, LEAF_VECTOR sum[8][LEAF_WOVEN_COLUMNS],
+                                         const int columns, const int rows, const int whole, const int stream)
+{
     int c, r;
-    LEAF(woven_sum)(p, sum, 0, o / 2, columns, rows);
-    CONVT3D__CPU_UNROLL
-    for (r = 0; r < rows; r++) {
-        CONVT3D__CPU_UNROLL
-        for (c = 0; c < columns; c++) LEAF_STORE(first + r * n + c * LEAF_LANES, sum[r][c]);
-    }
-    LEAF(woven_sum)(p, sum, 1, o / 2, columns, rows);
-    if (p->entries > 0) {
-        CONVT3D__CPU_UNROLL
-        for (r = 0; r < rows; r++) {
-            CONVT3D__CPU_UNROLL
-            for (c = 0; c < columns; c++) LEAF_STORE(second + r * n + c * LEAF_LANES, sum[r][c]);
-        }
-        LEAF(woven_list)(p, first, n, rows);
-        CONVT3D__CPU_UNROLL
-        for (r = 0; r < rows; r++) {
-            CONVT3D__CPU_UNROLL
-            for (c = 0; c < columns; c++) sum[r][c] = LEAF_LOAD(second + r * n + c * LEAF_LANES);
-        }
-    }
     CONVT3D__CPU_UNROLL
     for (r = 0; r < rows; r++) {
         if (r >= p->valid) return;
         CONVT3D__CPU_UNROLL
         for (c = 0; c < columns; c++)
-            LEAF(woven_pair)(p, rest, r, o + 2 * c * LEAF_LANES, LEAF_LOAD(first + r * n + c * LEAF_LANES), sum[r][c]);
+            LEAF(woven_pair)(p, rest, r, o + 2 * c * LEAF_LANES, LEAF_LOAD(first + (2 * r * columns + c) * LEAF_LANES),
+                             sum[r][c], whole, stream);
     }
+}
+
+/* All channels by `columns` vectors of each phase, from output o on. The sums of the first phase wait in memory while
+ * those of the second are formed, so that each has the registers of a line's tile. Few instructions stand between the
+ * sums of a tile and those of the next one, so that a processor works on both while the lines leave. */
+CONVT3D__CPU_INLINE void LEAF(woven_tile)(const convt3d__cpu_woven *p, LEAF(rest) *rest, int64_t o, const int columns,
+                                          const int rows)
+{
+    LEAF_REAL memory[(2 * 8 * LEAF_WOVEN_COLUMNS + 1) * LEAF_LANES];
+    LEAF_REAL *first = memory + (0 - (uintptr_t)memory) % 64 / sizeof(LEAF_REAL);
+    const int whole = p->stream && LEAF(woven_whole)(p, rest, o, columns);
+    LEAF_VECTOR sum[8][LEAF_WOVEN_COLUMNS];
+    int phase, c, r;
+    CONVT3D__CPU_UNROLL
+    for (phase = 0; phase < 2; phase++) {
+        LEAF(woven_sum)(p, sum, phase, o / 2, columns, rows);
+        if (p->affine || p->bounds) LEAF(woven_light)(p, sum, columns, rows);
+        if (phase == 1 && p->entries == 0) break;
+        CONVT3D__CPU_UNROLL
+        for (r = 0; r < rows; r++) {
+            CONVT3D__CPU_UNROLL
+            for (c = 0; c < columns; c++) LEAF_STORE(first + ((2 * r + phase) * columns + c) * LEAF_LANES, sum[r][c]);
+        }
+    }
+    if (p->entries > 0) {
+        LEAF(woven_list)(p, p->entries - whole, first, 2 * columns * LEAF_LANES, rows);
+        if (whole) { LEAF(woven_last)(p, rest, o, first, columns);  return; }
+        CONVT3D__CPU_UNROLL
+        for (r = 0; r < rows; r++) {
+            CONVT3D__CPU_UNROLL
+            for (c = 0; c < columns; c++) sum[r][c] = LEAF_LOAD(first + ((2 * r + 1) * columns + c) * LEAF_LANES);
+        }
+    }
+    if (!whole) LEAF(woven_put)(p, rest, o, first, sum, columns, rows, 0, p->stream != 0);
+    else if (rest) LEAF(woven_put)(p, rest, o, first, sum, columns, rows, 1, 1);
+    else LEAF(woven_put)(p, NULL, o, first, sum, columns, rows, 1, 1);
 }
 
 /* Functions of their own: what the caller keeps would take registers from the sums. */
@@ -798,7 +865,7 @@ static void LEAF(woven_row)(const convt3d__cpu_woven *p, LEAF(rest) *rest)
     for (channel = 0; rest && channel < p->valid; channel++)
         LEAF(woven_line)(p, (LEAF_REAL *)p->to + channel * p->to_channel,
                          LEAF_JOIN(rest->carry[channel], rest->index[channel], rest->carry[channel]),
-                         o - rest->lanes[channel]);
+                         o - rest->lanes[channel], 0, 1);
 }
 
 static void LEAF(woven)(const convt3d__cpu_woven *p)
@@ -850,6 +917,7 @@ static void LEAF(woven)(const convt3d__cpu_woven *p)
 #undef LEAF_SHIFT_OF
 #undef LEAF_JOIN
 #undef LEAF_STORE_SOME
-#undef LEAF_MULTIPLY
-#undef LEAF_RELU
+#undef LEAF_LARGER
+#undef LEAF_SMALLER
 #undef LEAF_LIST
+#undef LEAF_LIST_OF

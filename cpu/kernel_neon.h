@@ -95,6 +95,7 @@ static void convt3d__neon_narrow_f16(uint16_t *to, const float *from, int64_t n)
 
 #define LIST(name) convt3d__neon_list_##name
 #define LIST_BYTES 16
+#define LIST_FMA convt3d__neon_fma_f32
 #include "list_body.h"
 
 static const convt3d__cpu_leaves convt3d__neon_leaves = {

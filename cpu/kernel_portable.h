@@ -261,6 +261,11 @@ static void convt3d__portable_transpose_f64(void *to, int64_t to_pitch, const vo
 
 static void convt3d__portable_fence(void) { }
 
+/* The entries of a list that are functions of one value. */
+#define CONVT3D__CPU_FUNCTIONS(X) \
+    X(AFFINE) X(CLAMP) X(RELU) X(RELU6) X(LEAKY_RELU) X(SILU) X(SIGMOID) X(TANH) X(GELU) X(GELU_TANH) X(HARDSWISH) \
+    X(HARDSIGMOID) X(ELU) X(SOFTPLUS) X(MISH)
+
 #define LIST(name) convt3d__portable_list_##name
 #if defined(__GNUC__)
 #  define LIST_BYTES 16

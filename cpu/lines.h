@@ -129,7 +129,7 @@ static void convt3d__cpu_woven_block(const convt3d__cpu_unit *u, const convt3d__
     int64_t slot, i, row, channel = (u->group + group) * p->out_group + oc;
     int32_t is_f64 = p->desc.dtype == CONVT3D_F64;
     double start[CONVT3D__CPU_MOST_PANEL];
-    convt3d__cpu_entry entry[CONVT3D_MAX_OPS];
+    convt3d__cpu_entry entry[CONVT3D_MAX_OPS + 1];
     convt3d__cpu_woven w;
     w.valid = convt3d__min(u->b->rows, p->out_group - oc);
     convt3d__cpu_start(u, channel, w.valid, start);

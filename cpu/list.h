@@ -2,7 +2,8 @@
  *
  * Idea: values come as they were summed, the line of a phase or the channels of a voxel, still in the nearest cache;
  * an entry goes over all of them before the next one does, in the leaf's vectors for f32 and with the C library's
- * functions for f64. What follows, weaving and streaming into y, is the same with and without a list.
+ * functions for f64. What follows, weaving and streaming into y, is the same with and without a list. In woven rows
+ * what is affine or bounds a value is done while the sums are in registers, and the last other entry on the way to y.
  */
 #ifndef CONVT3D_CPU_LIST_H
 #define CONVT3D_CPU_LIST_H
@@ -81,18 +82,32 @@ static void convt3d__cpu_entries(const convt3d__cpu_unit *u, int64_t oc, int64_t
     }
 }
 
-/* The list of a woven row: an affine entry, ReLU and both are looked for, as they cost nothing in registers. */
-static void convt3d__cpu_woven_list(const convt3d__cpu_unit *u, int64_t oc, convt3d__cpu_woven *w,
-                                    convt3d__cpu_entry entry[CONVT3D_MAX_OPS])
+/* v from a to b as a clamp or a ReLU has it: 1, or 0 where an entry is neither. */
+static int convt3d__cpu_bounds(const convt3d__cpu_entry *of, convt3d__cpu_entry *bounds)
 {
-    int32_t n = u->p->fused, affine;
+    *bounds = *of;
+    if (of->kind == CONVT3D_OP_CLAMP) return 1;
+    if (of->kind != CONVT3D_OP_RELU && of->kind != CONVT3D_OP_RELU6) return 0;
+    bounds->a[0] = 0;
+    bounds->b[0] = of->kind == CONVT3D_OP_RELU ? INFINITY : 6;
+    return 1;
+}
+
+/* The list of a woven row: affine entries, clamps, ReLUs and one after the other are looked for at its beginning, as
+ * they cost little while sums are in registers. */
+static void convt3d__cpu_woven_list(const convt3d__cpu_unit *u, int64_t oc, convt3d__cpu_woven *w,
+                                    convt3d__cpu_entry entry[CONVT3D_MAX_OPS + 1])
+{
+    int32_t n = u->p->fused, first = 0;
     convt3d__cpu_entries(u, oc, w->valid, entry);
-    affine = n > 0 && entry[0].kind == CONVT3D_OP_AFFINE;
-    w->entry = entry;
-    w->affine = affine ? entry : NULL;
-    w->relu = n == affine + 1 && entry[affine].kind == CONVT3D_OP_RELU;
-    w->light = n > 0 && n == affine + w->relu;
-    w->entries = w->light ? 0 : n;
+    w->affine = w->bounds = NULL;
+    if (n > 0 && entry[0].kind == CONVT3D_OP_AFFINE) w->affine = &entry[first++];
+    if (n > first && convt3d__cpu_bounds(&entry[first], &entry[CONVT3D_MAX_OPS])) {
+        w->bounds = &entry[CONVT3D_MAX_OPS];
+        first++;
+    }
+    w->entry = entry + first;
+    w->entries = n - first;
 }
 
 /* The whole of it on n values from `at` on along an axis (1: channels, 4: a row), `step` outputs apart. */
