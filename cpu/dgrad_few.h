@@ -48,7 +48,7 @@ static int convt3d__cpu_few_fits_shape(const convt3d__plan *p)
         positions *= (double)axis->in;
     }
     return positions > 0 && positions <= (double)p->in_group && p->in_group <= 1 << 20 && p->desc.dy_stride[4] == 1 &&
-           (double)p->out_group * (double)p->taps >= CONVT3D__CPU_FEW_ROWS;
+           (double)p->out_group * (double)p->taps >= (double)CONVT3D__CPU_FEW_ROWS;
 }
 
 /* Whether it is summed this way; then the plan's state says how. */

@@ -571,7 +571,8 @@ static void convt3d__cpu_fold_box(const convt3d__cpu_dw *u, char *to, int64_t ch
         at += dy[a] * stride[2 + a];
     }
     if (type <= CONVT3D_F64) {
-        convt3d__cpu_copy_box(to, convt3d__cpu_element(u->dy.base, type, at), taps * real, size, to_step, from_step);
+        convt3d__cpu_copy_box(to, (const char *)convt3d__cpu_element(u->dy.base, type, at), taps * real, size, to_step,
+                              from_step);
         return;
     }
     n[0] = n[1] = 1;
