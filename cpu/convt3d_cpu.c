@@ -168,6 +168,7 @@ typedef struct convt3d__cpu_leaves {
                          int64_t columns);                          /* to[c*to_pitch + r] = from[r*from_pitch + c] */
     void (*fence)(void);                                                   /* after the last streaming copy */
     void (*list)(int32_t kind, float a, float b, float *values, int64_t n);    /* an entry that looks at one value */
+    void (*affine)(float *values, const float *scale, const float *shift, int64_t n);      /* each value with its own */
 } convt3d__cpu_leaves;
 
 #include "kernel_portable.h"

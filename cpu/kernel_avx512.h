@@ -169,7 +169,7 @@ static const convt3d__cpu_leaves convt3d__avx512_leaves = {
     {convt3d__avx2_narrow_f16, convt3d__avx2_narrow_bf16},
     {convt3d__avx2_transpose_f32, convt3d__avx2_transpose_f64},
     convt3d__avx2_fence,
-    convt3d__avx512_list_list
+    convt3d__avx512_list_list, convt3d__avx512_list_affine
 };
 
 #if defined(__clang__)

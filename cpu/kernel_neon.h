@@ -117,6 +117,6 @@ static const convt3d__cpu_leaves convt3d__neon_leaves = {
     {convt3d__neon_narrow_f16, convt3d__portable_narrow_bf16},
     {convt3d__portable_transpose_f32, convt3d__portable_transpose_f64},
     convt3d__portable_fence,
-    convt3d__neon_list_list
+    convt3d__neon_list_list, convt3d__neon_list_affine
 };
 #endif

@@ -295,6 +295,6 @@ static const convt3d__cpu_leaves convt3d__portable_leaves = {
     {convt3d__portable_narrow_f16, convt3d__portable_narrow_bf16},
     {convt3d__portable_transpose_f32, convt3d__portable_transpose_f64},
     convt3d__portable_fence,
-    convt3d__portable_list_list
+    convt3d__portable_list_list, convt3d__portable_list_affine
 };
 #endif

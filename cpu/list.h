@@ -47,21 +47,42 @@ static void convt3d__cpu_residual(const convt3d__cpu_unit *u, const convt3d_op *
     }
 }
 
-/* scale*v + shift of the channel, or of n channels from oc on. */
+/* The scale or shift of n channels from oc on, as f64; `otherwise` where there is none. */
+static void convt3d__cpu_channel_values(const convt3d__cpu_unit *u, const void *of, double otherwise, int64_t oc,
+                                        double *to, int64_t n)
+{
+    int32_t wide = convt3d__wide(u->p->desc.dtype);
+    int64_t i;
+    for (i = 0; i < n; i++)
+        to[i] = !of ? otherwise : wide == CONVT3D_F64 ? ((const double *)of)[oc + i] : (double)((const float *)of)[oc + i];
+}
+
+/* scale*v + shift of the channel, or of n channels from oc on: the same operations, so that bits do not depend on which
+ * way to sum a size takes. */
 static void convt3d__cpu_channel_affine(const convt3d__cpu_unit *u, const convt3d_op_io *t, int64_t oc, int axis,
                                         void *values, int64_t n)
 {
-    int32_t wide = convt3d__wide(u->p->desc.dtype);
-    int64_t real = convt3d__cpu_real_size(u->p);
-    double a = 1, b = 0;
-    if (axis == 1) {
-        if (t->scale) convt3d__cpu_combine(u, 1, values, (const char *)t->scale + oc * real, n);
-        if (t->shift) convt3d__cpu_combine(u, 0, values, (const char *)t->shift + oc * real, n);
+    enum { MOST = 64 };
+    double a[MOST], b[MOST], *d = (double *)values;
+    float scale[MOST], shift[MOST];
+    int64_t from, part, i;
+    if (axis != 1) {
+        convt3d__cpu_channel_values(u, t->scale, 1, oc, a, 1);
+        convt3d__cpu_channel_values(u, t->shift, 0, oc, b, 1);
+        convt3d__cpu_function(u, CONVT3D_OP_AFFINE, a[0], b[0], values, n);
         return;
     }
-    if (t->scale) a = wide == CONVT3D_F64 ? ((const double *)t->scale)[oc] : (double)((const float *)t->scale)[oc];
-    if (t->shift) b = wide == CONVT3D_F64 ? ((const double *)t->shift)[oc] : (double)((const float *)t->shift)[oc];
-    convt3d__cpu_function(u, CONVT3D_OP_AFFINE, a, b, values, n);
+    for (from = 0; from < n; from += part) {
+        part = convt3d__min(MOST, n - from);
+        convt3d__cpu_channel_values(u, t->scale, 1, oc + from, a, part);
+        convt3d__cpu_channel_values(u, t->shift, 0, oc + from, b, part);
+        if (u->p->desc.dtype == CONVT3D_F64) {
+            for (i = 0; i < part; i++) d[from + i] = a[i] * d[from + i] + b[i];
+            continue;
+        }
+        for (i = 0; i < part; i++) { scale[i] = (float)a[i];  shift[i] = (float)b[i]; }
+        u->leaves->affine((float *)values + from, scale, shift, part);
+    }
 }
 
 /* What a list that is blind makes of f32 values of `channels` channels from oc on. */

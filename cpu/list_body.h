@@ -220,6 +220,22 @@ static void LIST(list)(int32_t kind, float a, float b, float *values, int64_t n)
     default: break;
     }
 }
+
+/* values[i] = scale[i]*values[i] + shift[i], with the bits of an affine entry. */
+static void LIST(affine)(float *values, const float *scale, const float *shift, int64_t n)
+{
+    const int64_t step = (int64_t)(sizeof(LIST(f)) / sizeof(float));
+    LIST(f) v = LIST(splat)(0), a = v, b = v;
+    int64_t i, part;
+    for (i = 0; i < n; i += part) {
+        part = convt3d__min(step, n - i);
+        memcpy(&v, values + i, (size_t)part * sizeof *values);
+        memcpy(&a, scale + i, (size_t)part * sizeof *scale);
+        memcpy(&b, shift + i, (size_t)part * sizeof *shift);
+        v = LIST_FMA(v, a, b);
+        memcpy(values + i, &v, (size_t)part * sizeof *values);
+    }
+}
 #undef LIST_FMA
 #undef LIST_LARGER
 #undef LIST_SMALLER
